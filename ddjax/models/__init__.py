@@ -1,0 +1,10 @@
+"""The models behind the seam, by the kind that configs and converted weights name them with."""
+
+from ddjax.models import classifier, llamagen, vq
+
+MODELS = {
+    "llamagen": llamagen.Teacher,
+    "llamagen_student": llamagen.Student,
+    "llamagen_tokenizer": vq.Tokenizer,
+    "classifier": classifier.Classifier,
+}

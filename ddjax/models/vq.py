@@ -1,0 +1,236 @@
+"""The VQ tokenizer of LlamaGen (VQ-16, VQ-8 and any smaller): image <-> ids.
+
+Channels last; follows github.com/FoundationVision/LlamaGen, so that its weights convert.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from ddjax import flow
+
+
+@dataclasses.dataclass(frozen=True)
+class VQConfig:
+    """Sizes of the tokenizer; one token covers 2^(len(multipliers) - 1) pixels a side.
+
+    Attributes:
+      image_size: pixels a side.
+      image_channels: 1 or 3.
+      vocab_size: V, number of codes.
+      code_dim: C, width of a code.
+      channels: of the convolutions at full resolution.
+      multipliers: of the channels at each resolution, from full to lowest.
+      blocks: residual blocks at each resolution of the encoder; the decoder has one more.
+      z_channels: of the feature map between encoder and quantiser.
+      norm_groups: of the group norms.
+    """
+
+    image_size: int
+    image_channels: int
+    vocab_size: int
+    code_dim: int
+    channels: int
+    multipliers: tuple[int, ...]
+    blocks: int
+    z_channels: int
+    norm_groups: int = 32
+
+    def __post_init__(self) -> None:
+        if self.image_size % self.patch:
+            raise ValueError(
+                f"image_size {self.image_size} is not a multiple of {self.patch} = "
+                f"2^(number of multipliers - 1)"
+            )
+        if self.channels % self.norm_groups:
+            raise ValueError(
+                f"channels {self.channels} is not a multiple of norm_groups {self.norm_groups}"
+            )
+
+    @property
+    def patch(self) -> int:
+        """Pixels per token and side."""
+        return 2 ** (len(self.multipliers) - 1)
+
+    @property
+    def grid(self) -> int:
+        """Tokens per side."""
+        return self.image_size // self.patch
+
+
+def conv(channels_in: int, channels_out: int, size: int, rngs: nnx.Rngs, **kwargs) -> nnx.Conv:
+    """A square convolution; same padding unless said otherwise."""
+    return nnx.Conv(channels_in, channels_out, (size, size), rngs=rngs, **kwargs)
+
+
+class NormSwish(nnx.Module):
+    """Group norm, then x * sigmoid(x)."""
+
+    def __init__(self, channels: int, groups: int, rngs: nnx.Rngs) -> None:
+        self.norm = nnx.GroupNorm(channels, num_groups=groups, epsilon=1e-6, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return jax.nn.silu(self.norm(x))
+
+
+class ResBlock(nnx.Module):
+    """Two 3x3 convolutions with a residual, through a 1x1 where the channels change."""
+
+    def __init__(self, inner: int, outer: int, groups: int, rngs: nnx.Rngs) -> None:
+        self.norm1 = NormSwish(inner, groups, rngs)
+        self.conv1 = conv(inner, outer, 3, rngs)
+        self.norm2 = NormSwish(outer, groups, rngs)
+        self.conv2 = conv(outer, outer, 3, rngs)
+        self.shortcut = conv(inner, outer, 1, rngs) if inner != outer else None
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        h = self.conv2(self.norm2(self.conv1(self.norm1(x))))
+        return (x if self.shortcut is None else self.shortcut(x)) + h
+
+
+class AttentionBlock(nnx.Module):
+    """Single-head self-attention over the positions of the feature map, with a residual."""
+
+    def __init__(self, channels: int, groups: int, rngs: nnx.Rngs) -> None:
+        self.norm = nnx.GroupNorm(channels, num_groups=groups, epsilon=1e-6, rngs=rngs)
+        self.q, self.k, self.v, self.out = (conv(channels, channels, 1, rngs) for _ in range(4))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        h = self.norm(x)
+        flat = (x.shape[0], -1, 1, x.shape[-1])
+        q, k, v = (part(h).reshape(flat) for part in (self.q, self.k, self.v))
+        return x + self.out(jax.nn.dot_product_attention(q, k, v).reshape(x.shape))
+
+
+class Level(nnx.Module):
+    """The residual blocks of one resolution, attention behind each where there is any."""
+
+    def __init__(
+        self, inner: int, outer: int, blocks: int, attention: bool, groups: int, rngs: nnx.Rngs
+    ) -> None:
+        widths = [inner] + [outer] * (blocks - 1)
+        self.res = nnx.List([ResBlock(width, outer, groups, rngs) for width in widths])
+        attend = range(blocks if attention else 0)
+        self.attn = nnx.List([AttentionBlock(outer, groups, rngs) for _ in attend])
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        for i, res in enumerate(self.res):
+            x = res(x)
+            if self.attn:
+                x = self.attn[i](x)
+        return x
+
+
+class Middle(nnx.Module):
+    """Residual block, attention, residual block at the lowest resolution."""
+
+    def __init__(self, channels: int, groups: int, rngs: nnx.Rngs) -> None:
+        self.res1 = ResBlock(channels, channels, groups, rngs)
+        self.attn = AttentionBlock(channels, groups, rngs)
+        self.res2 = ResBlock(channels, channels, groups, rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.res2(self.attn(self.res1(x)))
+
+
+class Encoder(nnx.Module):
+    """Image [B, H, W, channels] in [-1, 1] -> features [B, h, w, z_channels]."""
+
+    def __init__(self, c: VQConfig, rngs: nnx.Rngs) -> None:
+        widths = [c.channels * m for m in c.multipliers]
+        last = len(widths) - 1
+        self.conv_in = conv(c.image_channels, c.channels, 3, rngs)
+        self.levels = nnx.List(
+            [
+                Level(inner, outer, c.blocks, i == last, c.norm_groups, rngs)
+                for i, (inner, outer) in enumerate(
+                    zip([c.channels, *widths], widths, strict=False)
+                )
+            ]
+        )
+        # The original pads right and bottom only.
+        self.down = nnx.List(
+            [
+                conv(w, w, 3, rngs, strides=2, padding=((0, 1), (0, 1)))
+                for w in widths[:-1]
+            ]
+        )
+        self.middle = Middle(widths[-1], c.norm_groups, rngs)
+        self.norm_out = NormSwish(widths[-1], c.norm_groups, rngs)
+        self.conv_out = conv(widths[-1], c.z_channels, 3, rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        h = self.conv_in(x)
+        for i, level in enumerate(self.levels):
+            h = level(h)
+            if i < len(self.down):
+                h = self.down[i](h)
+        return self.conv_out(self.norm_out(self.middle(h)))
+
+
+class Decoder(nnx.Module):
+    """Features [B, h, w, z_channels] -> image [B, H, W, channels], not clamped."""
+
+    def __init__(self, c: VQConfig, rngs: nnx.Rngs) -> None:
+        widths = [c.channels * m for m in reversed(c.multipliers)]
+        self.conv_in = conv(c.z_channels, widths[0], 3, rngs)
+        self.middle = Middle(widths[0], c.norm_groups, rngs)
+        self.levels = nnx.List(
+            [
+                Level(inner, outer, c.blocks + 1, i == 0, c.norm_groups, rngs)
+                for i, (inner, outer) in enumerate(zip([widths[0], *widths], widths, strict=False))
+            ]
+        )
+        self.up = nnx.List([conv(w, w, 3, rngs) for w in widths[:-1]])
+        self.norm_out = NormSwish(widths[-1], c.norm_groups, rngs)
+        self.conv_out = conv(widths[-1], c.image_channels, 3, rngs)
+
+    def __call__(self, z: jax.Array) -> jax.Array:
+        h = self.middle(self.conv_in(z))
+        for i, level in enumerate(self.levels):
+            h = level(h)
+            if i < len(self.up):
+                h = self.up[i](h.repeat(2, axis=1).repeat(2, axis=2))
+        return self.conv_out(self.norm_out(h))
+
+
+class Tokenizer(nnx.Module):
+    """The tokenizer's side of the seam: encode, decode, codebook. Codes are on the unit sphere."""
+
+    Config = VQConfig
+
+    def __init__(self, config: VQConfig, *, rngs: nnx.Rngs) -> None:
+        self.config = config
+        self.encoder = Encoder(config, rngs)
+        self.quant_conv = conv(config.z_channels, config.code_dim, 1, rngs)
+        shape = (config.vocab_size, config.code_dim)
+        self.embedding = nnx.Param(jax.random.normal(rngs.params(), shape))
+        self.post_quant_conv = conv(config.code_dim, config.z_channels, 1, rngs)
+        self.decoder = Decoder(config, rngs)
+
+    @property
+    def codebook(self) -> jax.Array:
+        """[V, C] float32, rows of norm 1."""
+        return unit(self.embedding[...])
+
+    def features(self, images: jax.Array) -> jax.Array:
+        """Vectors [B, L, C] before quantisation, of norm 1; images [B, H, W, channels]."""
+        z = self.quant_conv(self.encoder(images))
+        return unit(z.reshape(z.shape[0], -1, z.shape[-1]))
+
+    def encode(self, images: jax.Array) -> jax.Array:
+        """Ids [B, L] of images [B, H, W, channels] in [-1, 1], in raster order."""
+        return flow.nearest_ids(self.features(images), self.codebook)
+
+    def decode(self, x_BLC: jax.Array) -> jax.Array:
+        """Images [B, H, W, channels], about in [-1, 1], of code vectors taken as they are."""
+        grid = self.config.grid
+        z = x_BLC.reshape(x_BLC.shape[0], grid, grid, x_BLC.shape[-1])
+        return self.decoder(self.post_quant_conv(z))
+
+
+def unit(x: jax.Array) -> jax.Array:
+    """Vectors of norm 1 along the last axis (PyTorch's normalize: eps 1e-12)."""
+    return x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
