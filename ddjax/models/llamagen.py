@@ -47,6 +47,11 @@ class GPTConfig:
                 "two axes of rotary pairs"
             )
 
+    @property
+    def groups(self) -> Groups:
+        """Single tokens in raster order."""
+        return Groups((1,) * self.grid**2)
+
 
 class Trunk(nnx.Module):
     """What teacher and student have in common: condition, blocks, last norm, logits head."""
@@ -92,7 +97,7 @@ class Teacher(nnx.Module):
     @property
     def groups(self) -> Groups:
         """The order in which tokens are predicted."""
-        return Groups((1,) * self.config.grid**2)
+        return self.config.groups
 
     def null(self, condition: jax.Array) -> jax.Array:
         """The condition that says nothing, in the shape of `condition`."""
@@ -163,7 +168,7 @@ class Student(nnx.Module):
     @property
     def groups(self) -> Groups:
         """As the teacher's."""
-        return Groups((1,) * self.config.grid**2)
+        return self.config.groups
 
     @classmethod
     def from_teacher(cls, teacher: Teacher, *, rngs: nnx.Rngs) -> "Student":

@@ -1,0 +1,63 @@
+"""The whole job on a laptop: the 1,797 handwritten digits that scikit-learn bundles.
+
+    python -m ddjax.main --config=configs/digits.py --workdir=runs/digits
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    """8x8 images as 4x4 tokens; sizes for two CPU cores and under ten minutes."""
+    image_size, classes = 8, 10
+    classifier = {
+        "kind": "classifier",
+        "model": {"image_size": image_size, "image_channels": 1, "num_classes": classes,
+                  "channels": 32, "features": 64},
+        "train": {"steps": 600, "batch": 128, "learning_rate": 2e-3, "checkpoint_every": 200},
+    }
+    config = {
+        "name": "digits",
+        "seed": 0,
+        "stages": "tokenizer,teacher,pairs,distill,evaluate,sample",
+        "data": {"name": "digits", "image_size": image_size, "num_classes": classes},
+        "tokenizer": {
+            "kind": "llamagen_tokenizer",
+            "model": {"image_size": image_size, "image_channels": 1, "vocab_size": 64,
+                      "code_dim": 8, "channels": 32, "multipliers": (1, 2), "blocks": 1,
+                      "z_channels": 32, "norm_groups": 8},
+            "commitment": 0.25,
+            "entropy": 0.05,
+            "train": {"steps": 800, "batch": 64, "learning_rate": 2e-3, "checkpoint_every": 200},
+        },
+        "teacher": {
+            "kind": "llamagen",
+            "model": {"vocab_size": 64, "code_dim": 8, "grid": 4, "width": 96, "layers": 4,
+                      "heads": 4, "num_classes": classes},
+            "label_dropout": 0.1,
+            "train": {"steps": 700, "batch": 64, "learning_rate": 1e-3, "weight_decay": 0.05,
+                      "checkpoint_every": 200},
+        },
+        "guidance": {"scale": 1.5, "top_k": 0, "top_p": 1.0},
+        "flow": {"steps": 48, "order": 2, "stretch": 3.0},
+        "pairs": {"count": 50_000, "per_shard": 10_000, "batch": 1000},
+        "student": {"kind": "llamagen_student", "steps": (0, 5), "split": 16},
+        "distill": {
+            "cross_entropy": 1.0,
+            "perceptual": 0.1,
+            "perceptual_net": classifier,
+            "train": {"steps": 3000, "batch": 64, "learning_rate": 1e-3, "checkpoint_every": 500},
+        },
+        "evaluate": {
+            "samples": 5000,
+            "batch": 500,
+            "methods": "teacher_ar,teacher_flow,student_1step,student_2step,"
+                       "teacher_involved_2_6,refine_1,refine_2,skip_4,onestep_class,onestep_all",
+            "classifier": classifier,
+            "resamplings": 4,
+            "neighbours": 3,
+        },
+        "sample": {"method": "student", "passes": 1, "first": 2, "last": 6, "labels": "",
+                   "count": 20},
+        "restore": "latest",
+    }
+    return ConfigDict(config)

@@ -1,0 +1,85 @@
+"""Images with labels: the digits that scikit-learn bundles, and Fashion-MNIST."""
+
+import gzip
+from collections.abc import Mapping
+from pathlib import Path
+
+import grain
+import jax
+import numpy as np
+
+from ddjax.config import Data
+from ddjax.errors import UserError
+
+Arrays = Mapping[str, np.ndarray]
+
+
+def load(config: Data) -> dict[str, np.ndarray]:
+    """All training images: {"image": float32 [N, H, W, 1] in [-1, 1], "label": int32 [N]}.
+
+    Raises:
+      UserError: unknown name, or files that are missing or not IDX.
+    """
+    loaders = {"digits": _digits, "fashion_mnist": _fashion_mnist}
+    if config.name not in loaders:
+        known = ", ".join(loaders)
+        raise UserError(f"config.data.name: {config.name!r} is unknown; known are {known}")
+    images, labels = loaders[config.name](config)
+    images = images.astype(np.float32) / images.max() * 2 - 1
+    if images.shape[1] != config.image_size:
+        shape = (len(images), config.image_size, config.image_size)
+        images = np.asarray(jax.image.resize(images, shape, "linear", antialias=True))
+    return {"image": images[..., None], "label": labels.astype(np.int32)}
+
+
+def batches(source: Arrays, batch: int, seed: int) -> grain.MapDataset:
+    """Endless shuffled batches, a new order each epoch; batch i depends on the seed and i alone."""
+    size = len(next(iter(source.values())))
+    dataset = grain.MapDataset.range(size).seed(seed).shuffle().repeat()
+    return dataset.batch(batch, batch_fn=lambda rows: _take(source, np.asarray(rows)))
+
+
+def _take(source: Arrays, rows: np.ndarray) -> dict[str, np.ndarray]:
+    return {name: array[rows] for name, array in source.items()}
+
+
+def _digits(config: Data) -> tuple[np.ndarray, np.ndarray]:
+    del config
+    from sklearn import datasets  # slow to import, and only this needs it
+
+    digits = datasets.load_digits()
+    return digits.images, digits.target
+
+
+def _fashion_mnist(config: Data) -> tuple[np.ndarray, np.ndarray]:
+    if config.directory:
+        folder = Path(config.directory)
+        return _idx(folder, "train-images-idx3-ubyte"), _idx(folder, "train-labels-idx1-ubyte")
+    import tensorflow_datasets as tfds
+
+    try:
+        rows = tfds.as_numpy(tfds.load("fashion_mnist", split="train", batch_size=-1))
+    except Exception as error:
+        raise UserError(
+            f"Fashion-MNIST could not be had through TFDS ({type(error).__name__}); give a folder "
+            "with its IDX files: --config.data.directory=DIR"
+        ) from error
+    return rows["image"][..., 0], rows["label"]
+
+
+def _idx(folder: Path, name: str) -> np.ndarray:
+    for path in (folder / name, folder / f"{name}.gz"):
+        if path.exists():
+            opened = gzip.open(path) if path.suffix == ".gz" else path.open("rb")
+            with opened as file:
+                return _parse_idx(file.read(), path)
+    raise UserError(f"config.data.directory: {folder / name}[.gz] is missing")
+
+
+def _parse_idx(content: bytes, path: Path) -> np.ndarray:
+    """An IDX file of bytes: 0, 0, 8, number of axes, each axis as a big-endian int32, data."""
+    axes = content[3] if content[:3] == b"\x00\x00\x08" else 0
+    shape = np.frombuffer(content[4 : 4 + 4 * axes], ">i4").astype(np.int64)
+    if not axes or len(content) != 4 + 4 * axes + np.prod(shape):
+        raise UserError(f"{path} is not a whole IDX file of bytes")
+    return np.frombuffer(content, np.uint8, offset=4 + 4 * axes).reshape(shape)

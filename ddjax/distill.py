@@ -1,0 +1,115 @@
+"""The stage `distill`: train the student to jump along the teacher's trajectories.
+
+Distilled Decoding, algorithm 2: pick a step k, feed X_k, predict X_G. Needs no images.
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from ddjax import classify, data, keys, pairs, pictures, sample, train, trajectory, weights
+from ddjax.config import Config
+from ddjax.models import MODELS
+from ddjax.workdir import Stage
+
+
+class Frozen(NamedTuple):
+    """What the loss reads and nothing trains."""
+
+    tokenizer: nnx.Module
+    perceptual_net: nnx.Module
+
+
+def loss(
+    student: nnx.Module,
+    frozen: Frozen,
+    batch: dict[str, jax.Array],
+    key: jax.Array,
+    *,
+    config: Config,
+    noise_seed: int,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Loss on the groups that were noise (section 3.3 of the paper).
+
+    Cross-entropy of the logits, and the perceptual distance between the image of the predicted
+    vectors and that of the true codes. `noise_seed` is that of the pairs.
+    """
+    codes_VC, groups = frozen.tokenizer.codebook, student.groups
+    ids_BL = batch["ids"].astype(jnp.int32)
+    eps = pairs.noise_of(noise_seed, batch["index"], groups.length, codes_VC.shape[1])
+    steps = jnp.asarray(config.student.steps, jnp.int32)
+    k = steps[jax.random.randint(key, ids_BL.shape[:1], 0, len(steps))]
+    data_BLC = codes_VC[ids_BL]
+    x_k = trajectory.x_at(k, data_BLC, eps, groups)
+    logits, vectors = student(x_k, k, batch["condition"])
+
+    is_noise = 1.0 - groups.is_data(k)
+    log_p = jax.nn.log_softmax(logits)
+    nll = -jnp.take_along_axis(log_p, ids_BL[..., None], axis=-1)[..., 0]
+    cross_entropy = jnp.sum(nll * is_noise) / jnp.sum(is_noise)
+    equal = jnp.sum((logits.argmax(-1) == ids_BL) * is_noise) / jnp.sum(is_noise)
+    scalars = {"cross_entropy": cross_entropy, "tokens_equal": equal}
+    value = config.distill.cross_entropy * cross_entropy
+    if config.distill.perceptual:
+        image = frozen.tokenizer.decode(trajectory.x_at(k, data_BLC, vectors, groups))
+        wanted = frozen.tokenizer.decode(data_BLC)
+        distance = jnp.mean(frozen.perceptual_net.distance(image, wanted))
+        scalars["perceptual"] = distance
+        value = value + config.distill.perceptual * distance
+    return value, scalars
+
+
+def run(config: Config, stage: Stage) -> str:
+    """Train; returns one line about it."""
+    root = stage.directory.parent
+    teacher = weights.load(root / "teacher" / "model")
+    tokenizer = weights.load(root / "tokenizer" / "model")
+    section = config.distill
+    perceptual_net = classify.train_classifier(
+        "perceptual net", stage.directory / "perceptual_net", section.perceptual_net,
+        data.load(config.data), config.seed,
+    )
+    store = pairs.Store(root / "pairs")
+    rows = store.read()
+    loss_fn = functools.partial(
+        loss, config=config, noise_seed=store.manifest()["settings"]["seed"]
+    )
+    frozen = Frozen(tokenizer, perceptual_net)
+    cls = MODELS[config.student.kind]
+    shown = jnp.arange(40, dtype=jnp.int32)
+    eps = keys.noise(
+        keys.stream(config.seed, "distill.pictures"), shown, teacher.groups.length,
+        tokenizer.codebook.shape[1],
+    )
+    labels = shown % config.data.num_classes
+
+    def samples(student: nnx.Module, frozen: Frozen) -> dict[str, np.ndarray]:
+        x = draw(student, frozen.tokenizer.codebook, eps, labels, split=config.student.split)
+        return {"student_1step": pictures.tile(frozen.tokenizer.decode(x), 10)}
+
+    draw = jax.jit(sample.student_sample, static_argnames=("steps", "split"))
+    draw = functools.partial(draw, steps=(0,))
+    student = train.train(
+        name=stage.name,
+        directory=stage.directory,
+        kind=config.student.kind,
+        init=lambda: cls.from_teacher(
+            teacher, rngs=nnx.Rngs(keys.stream(config.seed, "student.init"))
+        ),
+        loss=loss_fn,
+        frozen=frozen,
+        batches=data.batches(rows, section.train.batch, config.seed),
+        key=keys.stream(config.seed, "distill"),
+        config=section.train,
+        restore=config.restore,
+        pictures=samples,
+    )
+    held = {name: array[-2048:] for name, array in rows.items()}
+    _, scalars = jax.jit(loss_fn)(student, frozen, held, jax.random.key(0))
+    return f"{section.train.steps} steps on {len(rows['ids'])} pairs; cross-entropy " \
+        f"{scalars['cross_entropy']:.3f}, {scalars['tokens_equal']:.0%} of tokens equal on pairs " \
+        "it was trained on"

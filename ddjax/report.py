@@ -1,0 +1,87 @@
+"""report.md and metrics.json: the figures of a run, and how to read them."""
+
+from pathlib import Path
+from typing import Any
+
+from ddjax import workdir
+from ddjax.config import Config
+
+_COLUMNS = {
+    "method": ("method", "{}"),
+    "fd_data": ("FD to data", "{:.2f}"),
+    "fd_teacher": ("FD to teacher", "{:.2f}"),
+    "class_accuracy": ("class accuracy", "{:.3f}"),
+    "precision": ("precision", "{:.2f}"),
+    "recall": ("recall", "{:.2f}"),
+    "tokens_equal": ("tokens equal", "{:.2f}"),
+    "passes": ("passes", "{}"),
+    "seconds_per_image": ("ms / image", "{:.3g}"),
+    "speedup": ("speed-up", "{:.1f}x"),
+}
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """The rows of metrics.json as a Markdown table."""
+    lines = ["| " + " | ".join(title for title, _ in _COLUMNS.values()) + " |"]
+    lines.append("| --- |" + " ---: |" * (len(_COLUMNS) - 1))
+    for row in rows:
+        lines.append("| " + " | ".join(_cell(name, row[name]) for name in _COLUMNS) + " |")
+    return "\n".join(lines)
+
+
+def _cell(name: str, value: Any) -> str:
+    if value is None:
+        return ""
+    if name == "seconds_per_image":
+        value *= 1e3
+    return _COLUMNS[name][1].format(value)
+
+
+def noise_lines(noise: dict[str, Any]) -> str:
+    """How much the distances move from one set of samples to the next."""
+    lines = [
+        f"Noise: over {noise['resamplings']} fresh sets of samples (mean ± standard deviation)"
+    ]
+    for method, spread in noise.items():
+        if method != "resamplings":
+            data, teacher = spread["fd_data"], spread["fd_teacher"]
+            lines.append(
+                f"- {method}: FD to data {data['mean']:.2f} ± {data['std']:.2f}, "
+                f"FD to teacher {teacher['mean']:.3f} ± {teacher['std']:.3f}"
+            )
+    return "\n".join(lines)
+
+
+def write(root: Path, config: Config, metrics: dict[str, Any]) -> None:
+    """Write both files into the workdir and print the table."""
+    text = "\n".join(
+        [
+            f"# {config.name}, seed {config.seed}",
+            "",
+            table(metrics["rows"]),
+            "",
+            f"FD is the Fréchet distance of {metrics['samples']} samples in these features: "
+            f"{metrics['features']}.",
+            "FD to teacher is the distance to another set of as many samples by teacher_ar, whose "
+            "own row is therefore the floor of that column.",
+            "data_floor compares one half of the data with the other. precision and recall are "
+            f"against the data ({config.evaluate.neighbours} neighbours).",
+            "tokens equal: share of ids that are those of the teacher's map for the same held-out "
+            "noise. ms / image: noise to pixels in batches of "
+            f"{config.evaluate.batch}, steady state, without compilation.",
+            "teacher_involved_N_M: the teacher makes groups N to M - 1, counted from 0. skip_N and "
+            "onestep_class draw what is missing from the marginals given the class; onestep_all "
+            "from those over all images.",
+            "",
+            noise_lines(metrics["noise"]),
+            "",
+            "![samples](samples.png)",
+            "",
+            "![quality against time](tradeoff.png)",
+            "",
+        ]
+    )
+    workdir.write_json(root / "metrics.json", metrics)
+    with workdir.atomic(root / "report.md") as temporary:
+        temporary.write_text(text)
+    print(f"\n{table(metrics['rows'])}\n\n{noise_lines(metrics['noise'])}\n", flush=True)

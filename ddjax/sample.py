@@ -1,0 +1,210 @@
+"""Every way of making an image, and the stage `sample`.
+
+Sampling with the student follows section 3.4 of the paper and the released code; refinement is
+ours (`ddjax.trajectory.refine`).
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from ddjax import baselines, flow, keys, pairs, pictures, trajectory, weights, workdir
+from ddjax.config import Config
+from ddjax.guidance import Guidance, Guided
+from ddjax.methods import Method
+from ddjax.workdir import Stage
+
+
+class Parts(NamedTuple):
+    """What sampling reads. `student` and `pool_NL` may be None where the method needs none."""
+
+    teacher: nnx.Module
+    tokenizer: nnx.Module
+    student: nnx.Module | None
+    pool_NL: jax.Array | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """The numbers behind all methods; see the classes of the same keys in `ddjax.config`."""
+
+    steps: tuple[int, ...]
+    split: int
+    guidance: Guidance
+    solver: flow.Solver
+    num_classes: int
+
+    @classmethod
+    def of(cls, config: Config) -> "Settings":
+        """Those of a run."""
+        student = config.student
+        return cls(
+            student.steps, student.split, config.guidance, config.flow, config.data.num_classes
+        )
+
+
+def student_sample(
+    student: nnx.Module,
+    codes_VC: jax.Array,
+    eps_BLC: jax.Array,
+    condition: Any,
+    *,
+    steps: tuple[int, ...],
+    split: int,
+    x_BLC: jax.Array | None = None,
+) -> jax.Array:
+    """Sample with the student: for each k predict X_G from X_k, always with the same noise.
+
+    Args:
+      student: predicts logits and vectors from X_k.
+      codes_VC: the codebook.
+      eps_BLC: the noise.
+      condition: pytree with leading axis B.
+      steps: values of k, in order; (0,) is one step.
+      split: the first `split` groups are read from the logits, the rest are vectors.
+      x_BLC: where the data of the first step comes from, if it is not at k = 0.
+
+    Returns:
+      vectors [B, L, C], as they go to the decoder.
+    """
+    is_code = student.groups.is_data(split)[None, :, None]
+    x = eps_BLC if x_BLC is None else x_BLC
+    for k in steps:
+        x_k = trajectory.x_at(k, x, eps_BLC, student.groups)
+        logits, vectors = student(x_k, k, condition)
+        codes = codes_VC[jnp.argmax(logits, axis=-1)]
+        predicted = jnp.where(jnp.broadcast_to(is_code, codes.shape), codes, vectors)
+        x = trajectory.x_at(k, x, predicted, student.groups)
+    return x
+
+
+def draw(
+    parts: Parts, eps_BLC: jax.Array, condition: Any, key: jax.Array, *, method: Method,
+    settings: Settings,
+) -> jax.Array:
+    """Code vectors [B, L, C] by a method; `key` is for the methods that draw beside the noise."""
+    s, codes_VC = settings, parts.tokenizer.codebook
+    teacher = Guided(parts.teacher, s.guidance)
+    batch = eps_BLC.shape[0]
+    student = functools.partial(
+        student_sample, parts.student, codes_VC, eps_BLC, condition, split=s.split
+    )
+
+    def involved() -> jax.Array:
+        tokens = int(teacher.groups.starts[method.first])
+        ids = trajectory.no_prefix(batch)
+        if method.first:
+            ids = flow.nearest_ids(student(steps=(0,)), codes_VC)[:, :tokens]
+        ids = trajectory.sample_ids(teacher, condition, key, ids, stop=method.last)
+        if method.last == teacher.groups.count:
+            return codes_VC[ids]
+        rest = teacher.groups.length - ids.shape[1]
+        x = jnp.pad(codes_VC[ids], ((0, 0), (0, rest), (0, 0)))
+        return student(steps=(method.last,), x_BLC=x)
+
+    def refined() -> jax.Array:
+        ids = flow.nearest_ids(student(steps=(0,)), codes_VC)
+        return codes_VC[
+            trajectory.refine(
+                teacher, condition, eps_BLC, codes_VC, s.solver, ids, passes=method.first
+            )
+        ]
+
+    ways: dict[str, Callable[[], jax.Array]] = {
+        "teacher_ar": lambda: codes_VC[
+            trajectory.sample_ids(teacher, condition, key, trajectory.no_prefix(batch))
+        ],
+        "teacher_flow": lambda: codes_VC[
+            trajectory.map_noise(teacher, condition, eps_BLC, codes_VC, s.solver)
+        ],
+        "student": lambda: student(steps=s.steps[: method.first]),
+        "teacher_involved": involved,
+        "refine": refined,
+        "skip": lambda: codes_VC[
+            baselines.skip(teacher, condition, parts.pool_NL, s.num_classes, method.first, key)
+        ],
+        "onestep_class": lambda: codes_VC[
+            baselines.onestep(parts.pool_NL, condition, batch, s.num_classes, key)
+        ],
+        "onestep_all": lambda: codes_VC[
+            baselines.onestep(parts.pool_NL, None, batch, s.num_classes, key)
+        ],
+    }
+    return ways[method.kind]()
+
+
+@functools.partial(jax.jit, static_argnames=("method", "settings"))
+def draw_images(
+    parts: Parts, eps_BLC: jax.Array, condition: Any, key: jax.Array, *, method: Method,
+    settings: Settings,
+) -> tuple[jax.Array, jax.Array]:
+    """Images [B, H, W, channels] and the ids [B, L] nearest to their vectors; see `draw`."""
+    x = draw(parts, eps_BLC, condition, key, method=method, settings=settings)
+    return parts.tokenizer.decode(x), flow.nearest_ids(x, parts.tokenizer.codebook)
+
+
+def load_parts(root: Path, methods: list[Method]) -> Parts:
+    """Read from a workdir what these methods need."""
+    kinds = {method.kind for method in methods}
+    student = pool = None
+    if kinds & {"student", "refine", "teacher_involved"}:
+        student = weights.load(root / "distill" / "model")
+    if kinds & {"skip", "onestep_class", "onestep_all"}:
+        pool = jnp.asarray(pairs.Store(root / "pairs").read()["ids"])
+    return Parts(
+        weights.load(root / "teacher" / "model"), weights.load(root / "tokenizer" / "model"),
+        student, pool,
+    )
+
+
+def needs(method: Method) -> tuple[str, ...]:
+    """The stages whose output a method reads."""
+    if method.kind in ("teacher_ar", "teacher_flow"):
+        return ("tokenizer", "teacher")
+    if method.kind in ("skip", "onestep_class", "onestep_all"):
+        return ("tokenizer", "teacher", "pairs")
+    return ("tokenizer", "teacher", "pairs", "distill")
+
+
+def run(config: Config, stage: Stage) -> str:
+    """Draw the images asked for; returns one line about it."""
+    root = stage.directory.parent.parent
+    method, labels = config.sample_method(), jnp.asarray(config.sample_labels(), jnp.int32)
+    parts = load_parts(root, [method])
+    length, code_dim = parts.teacher.groups.length, parts.tokenizer.codebook.shape[1]
+    key = keys.stream(config.seed, "sample")
+    eps = keys.noise(key, jnp.arange(len(labels)), length, code_dim)
+    images, ids = draw_images(
+        parts, eps, labels, key, method=method, settings=Settings.of(config)
+    )
+    images = np.asarray(images)
+    with workdir.atomic(stage.directory / "images.npz") as temporary, temporary.open("wb") as file:
+        np.savez(file, images=images, ids=np.asarray(ids), labels=np.asarray(labels))
+    columns = min(10, len(labels))
+    rows = {
+        f"{i}…" if len(labels) > columns else "": _padded(images[i : i + columns], columns)
+        for i in range(0, len(labels), columns)
+    }
+    captions = [str(label) for label in labels[:columns]] if len(rows) == 1 else [""] * columns
+    pictures.labelled_grid(
+        stage.directory / "images.png", rows, captions, f"{method.name}, seed {config.seed}"
+    )
+    return f"{len(labels)} images by {method.name}: {stage.directory / 'images.png'}"
+
+
+def _padded(images: np.ndarray, count: int) -> np.ndarray:
+    return np.concatenate([images, np.ones((count - len(images), *images.shape[1:]))])
+
+
+def folder(config: Config) -> str:
+    """Name of the stage's folder: the same images always go to the same place."""
+    labels = config.sample_labels()
+    shown = "-".join(map(str, labels[:6])) + (f"-and-{len(labels) - 6}" if len(labels) > 6 else "")
+    return f"sample/{config.sample_method().name}-seed{config.seed}-labels{shown}"

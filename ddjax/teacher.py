@@ -1,0 +1,74 @@
+"""The stage `teacher`: train a small class-conditional AR teacher on the tokenizer's ids."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from ddjax import data, keys, pictures, tokenizer, train, trajectory, weights
+from ddjax.config import Config
+from ddjax.config import Teacher as TeacherConfig
+from ddjax.guidance import Guidance, Guided
+from ddjax.models import MODELS
+from ddjax.workdir import Stage
+
+
+def loss(
+    model: nnx.Module,
+    frozen: Any,
+    batch: dict[str, jax.Array],
+    key: jax.Array,
+    *,
+    config: TeacherConfig,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Cross-entropy of every token in nats; a share of the labels is dropped for guidance."""
+    del frozen
+    label = batch["label"]
+    drop = jax.random.bernoulli(key, config.label_dropout, label.shape)
+    condition = jnp.where(drop, model.null(label), label)
+    log_p = jax.nn.log_softmax(model.logits(batch["ids"], condition))
+    nll = -jnp.take_along_axis(log_p, batch["ids"][..., None], axis=-1)
+    return jnp.mean(nll), {}
+
+
+def run(config: Config, stage: Stage) -> str:
+    """Train; returns one line about it."""
+    images = data.load(config.data)
+    coder = weights.load(stage.directory.parent / "tokenizer" / "model")
+    ids = tokenizer.encode(coder, images["image"])
+    section = config.teacher
+    cls = MODELS[section.kind]
+    labels = jnp.arange(40) % config.data.num_classes
+    model = train.train(
+        name=stage.name,
+        directory=stage.directory,
+        kind=section.kind,
+        init=lambda: cls(section.model, rngs=nnx.Rngs(keys.stream(config.seed, "teacher.init"))),
+        loss=functools.partial(loss, config=section),
+        frozen=None,
+        batches=data.batches({"ids": ids, "label": images["label"]}, section.train.batch,
+                             config.seed),
+        key=keys.stream(config.seed, "teacher"),
+        config=section.train,
+        restore=config.restore,
+        pictures=lambda model, _: {
+            "samples": pictures.tile(_draw(model, coder, labels, config.guidance), 10)
+        },
+    )
+    value, _ = jax.jit(functools.partial(loss, config=section))(
+        model, None, {"ids": ids, "label": images["label"]}, jax.random.key(0)
+    )
+    return f"{section.train.steps} steps; {value:.3f} nats a token on the data"
+
+
+@functools.partial(jax.jit, static_argnames="guidance")
+def _draw(
+    model: nnx.Module, coder: nnx.Module, labels: jax.Array, guidance: Guidance
+) -> jax.Array:
+    ids = trajectory.sample_ids(
+        Guided(model, guidance), labels, jax.random.key(0), trajectory.no_prefix(len(labels))
+    )
+    return coder.decode(coder.codebook[ids])

@@ -1,0 +1,96 @@
+"""The stage `tokenizer`: train a small VQ tokenizer on images."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from ddjax import data, flow, keys, pictures, train
+from ddjax.config import Config
+from ddjax.config import Tokenizer as TokenizerConfig
+from ddjax.models import MODELS
+from ddjax.workdir import Stage
+
+
+def loss(
+    model: nnx.Module,
+    frozen: Any,
+    batch: dict[str, jax.Array],
+    key: jax.Array,
+    *,
+    config: TokenizerConfig,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Squared error of the image, codebook and commitment losses (VQ-VAE, arXiv 1711.00937).
+
+    Besides an entropy term that keeps all codes in use (as in MAGVIT-v2, arXiv 2310.05737):
+    low for each feature, high over the batch.
+    """
+    del frozen, key
+    features, codes_VC = model.features(batch["image"]), model.codebook
+    ids = flow.nearest_ids(features, codes_VC)
+    quantised = codes_VC[ids]
+    stop = jax.lax.stop_gradient
+    image = model.decode(features + stop(quantised - features))
+    error = jnp.mean((image - batch["image"]) ** 2)
+    codebook = jnp.mean(jnp.sum((quantised - stop(features)) ** 2, axis=-1))
+    commitment = jnp.mean(jnp.sum((stop(quantised) - features) ** 2, axis=-1))
+    affinity = jax.nn.softmax(10 * jnp.einsum("blc,vc->blv", features, codes_VC), axis=-1)
+    single = jnp.mean(entropy(affinity))
+    overall = entropy(jnp.mean(affinity, axis=(0, 1)))
+    value = error + codebook + config.commitment * commitment
+    value = value + config.entropy * (single - overall)
+    used = jnp.zeros(codes_VC.shape[0]).at[ids.reshape(-1)].set(1).sum()
+    return value, {"squared_error": error, "codes_in_batch": used}
+
+
+def entropy(p: jax.Array) -> jax.Array:
+    """Entropy in nats along the last axis."""
+    return -jnp.sum(p * jnp.log(p + 1e-9), axis=-1)
+
+
+def run(config: Config, stage: Stage) -> str:
+    """Train; returns one line about it."""
+    images = data.load(config.data)
+    section = config.tokenizer
+    cls = MODELS[section.kind]
+    shown = jnp.asarray(images["image"][:40])
+
+    def reconstructions(model: nnx.Module, frozen: Any) -> dict[str, np.ndarray]:
+        del frozen
+        both = np.stack([shown, reconstruct(model, shown)], axis=1)
+        return {"image_and_reconstruction": pictures.tile(both.reshape(-1, *shown.shape[1:]), 10)}
+
+    model = train.train(
+        name=stage.name,
+        directory=stage.directory,
+        kind=section.kind,
+        init=lambda: cls(section.model, rngs=nnx.Rngs(keys.stream(config.seed, "tokenizer.init"))),
+        loss=functools.partial(loss, config=section),
+        frozen=None,
+        batches=data.batches(images, section.train.batch, config.seed),
+        key=keys.stream(config.seed, "tokenizer"),
+        config=section.train,
+        restore=config.restore,
+        pictures=reconstructions,
+    )
+    ids = encode(model, images["image"])
+    error = np.mean((np.asarray(reconstruct(model, shown)) - shown) ** 2)
+    used = len(np.unique(ids))
+    return f"{section.train.steps} steps; squared error {error:.4f}; {used} of " \
+        f"{section.model.vocab_size} codes in use"
+
+
+@jax.jit
+def reconstruct(model: nnx.Module, images: jax.Array) -> jax.Array:
+    """Images through ids and back."""
+    return model.decode(model.codebook[model.encode(images)])
+
+
+def encode(model: nnx.Module, images: np.ndarray, batch: int = 512) -> np.ndarray:
+    """Ids [N, L] of all images, in batches."""
+    one = jax.jit(lambda model, images: model.encode(images))
+    parts = [np.asarray(one(model, images[i : i + batch])) for i in range(0, len(images), batch)]
+    return np.concatenate(parts)

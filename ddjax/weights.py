@@ -1,0 +1,126 @@
+"""Model folders: config.json and weights.safetensors, with a digest that is checked at load.
+
+The same form for what a run trained and for what was converted from PyTorch.
+"""
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import safetensors
+import safetensors.numpy
+from flax import nnx
+
+from ddjax import workdir
+from ddjax.errors import UserError
+from ddjax.models import MODELS
+
+
+def flatten(tree: Any) -> dict[str, Any]:
+    """Leaves by path, "trunk/norm/scale"."""
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return {path_name(path): leaf for path, leaf in leaves}
+
+
+def path_name(path: tuple) -> str:
+    """The name of a leaf; NNX's wrapper around an array does not show in it."""
+    return jax.tree_util.keystr(path, simple=True, separator="/").removesuffix("/value")
+
+
+def digest(arrays: dict[str, np.ndarray]) -> str:
+    """SHA-256 over names, types, shapes and bytes."""
+    sha = hashlib.sha256()
+    for name in sorted(arrays):
+        sha.update(f"{name} {array_digest(arrays[name])}\n".encode())
+    return sha.hexdigest()
+
+
+def array_digest(array: np.ndarray) -> str:
+    """SHA-256 of one array: type, shape and bytes."""
+    array = np.ascontiguousarray(array)
+    sha = hashlib.sha256(f"{array.dtype.name} {array.shape} ".encode())
+    sha.update(array.reshape(-1).view(np.uint8).data)
+    return sha.hexdigest()
+
+
+def save(directory: Path, kind: str, model: nnx.Module) -> None:
+    """Write a model folder, atomically.
+
+    Args:
+      directory: must not exist.
+      kind: of `ddjax.models.MODELS`.
+      model: with its sizes in `model.config`.
+    """
+    arrays = {name: np.asarray(leaf) for name, leaf in flatten(model).items()}
+    about = {"kind": kind, "config": dataclasses.asdict(model.config), "sha256": digest(arrays)}
+    with workdir.atomic(directory) as temporary:
+        temporary.mkdir()
+        safetensors.numpy.save_file(arrays, temporary / "weights.safetensors")
+        (temporary / "config.json").write_text(json.dumps(about, indent=1) + "\n")
+
+
+def load(directory: Path | str) -> nnx.Module:
+    """Read a model folder.
+
+    Raises:
+      UserError: not there, damaged, or not what its config says; the file is named.
+    """
+    directory = Path(directory)
+    about = _read_about(directory)
+    file = directory / "weights.safetensors"
+    try:
+        arrays = safetensors.numpy.load_file(file)
+    except FileNotFoundError:
+        raise UserError(f"{file} is missing; make the folder anew") from None
+    except safetensors.SafetensorError as error:
+        raise UserError(f"{file} is damaged ({error}); make the folder anew") from None
+    if digest(arrays) != about["sha256"]:
+        raise UserError(f"{file} is damaged: its digest is not that of config.json")
+    cls = MODELS[about["kind"]]
+    sizes = {k: tuple(v) if isinstance(v, list) else v for k, v in about["config"].items()}
+    template = jax.eval_shape(lambda: cls(cls.Config(**sizes), rngs=nnx.Rngs(0)))
+    return fill(template, arrays, str(file))
+
+
+def fill(template: Any, arrays: dict[str, np.ndarray], source: str) -> Any:
+    """Put arrays into the leaves of a template of the same names, shapes and types.
+
+    Raises:
+      UserError: anything missing, left over, or of another shape or type; all are named.
+    """
+    leaves, treedef = jax.tree_util.tree_flatten_with_path(template)
+    names = [path_name(path) for path, _ in leaves]
+    problems = [f"{name} is left over" for name in sorted(arrays.keys() - set(names))]
+    for name, (_, leaf) in zip(names, leaves, strict=True):
+        found = arrays.get(name)
+        if found is None:
+            problems.append(f"{name} is missing")
+        elif (found.shape, found.dtype) != (leaf.shape, leaf.dtype):
+            problems.append(
+                f"{name} is {found.dtype}{list(found.shape)}, not {leaf.dtype}{list(leaf.shape)}"
+            )
+    if problems:
+        raise UserError(f"{source}: {'; '.join(problems)}")
+    return jax.tree.unflatten(treedef, [jax.numpy.asarray(arrays[name]) for name in names])
+
+
+def _read_about(directory: Path) -> dict[str, Any]:
+    file = directory / "config.json"
+    try:
+        about = json.loads(file.read_text())
+        if about["kind"] not in MODELS or not isinstance(about["config"], dict):
+            raise ValueError(f"unknown kind {about['kind']!r}")
+        return {"sha256": about["sha256"], **about}
+    except FileNotFoundError:
+        raise UserError(f"{directory} is not a model folder: {file} is missing") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{file} is damaged ({error}); make the folder anew") from None
+
+
+def saved_digest(directory: Path) -> str:
+    """The digest that a model folder was written with."""
+    return _read_about(directory)["sha256"]
