@@ -5,6 +5,8 @@
 
 from ml_collections import ConfigDict
 
+from ddjax.config import complete
+
 
 def get_config() -> ConfigDict:
     """8x8 images as 4x4 tokens; sizes for two CPU cores and under ten minutes."""
@@ -23,7 +25,7 @@ def get_config() -> ConfigDict:
         "tokenizer": {
             "kind": "llamagen_tokenizer",
             "model": {"image_size": image_size, "image_channels": 1, "vocab_size": 64,
-                      "code_dim": 8, "channels": 32, "multipliers": (1, 2), "blocks": 1,
+                      "code_dim": 8, "channels": 16, "multipliers": (1, 2), "blocks": 1,
                       "z_channels": 32, "norm_groups": 8},
             "commitment": 0.25,
             "entropy": 0.05,
@@ -34,7 +36,7 @@ def get_config() -> ConfigDict:
             "model": {"vocab_size": 64, "code_dim": 8, "grid": 4, "width": 96, "layers": 4,
                       "heads": 4, "num_classes": classes},
             "label_dropout": 0.1,
-            "train": {"steps": 700, "batch": 64, "learning_rate": 1e-3, "weight_decay": 0.05,
+            "train": {"steps": 300, "batch": 64, "learning_rate": 1e-3, "weight_decay": 0.05,
                       "checkpoint_every": 200},
         },
         "guidance": {"scale": 1.5, "top_k": 0, "top_p": 1.0},
@@ -60,4 +62,4 @@ def get_config() -> ConfigDict:
                    "count": 20},
         "restore": "latest",
     }
-    return ConfigDict(config)
+    return complete(config)

@@ -6,10 +6,11 @@ code reads. Every refusal names the key, what was found and what would be right.
 
 import dataclasses
 import difflib
-import types
 import typing
 from collections.abc import Mapping
 from typing import Any
+
+from ml_collections import ConfigDict
 
 from ddjax.errors import UserError
 from ddjax.flow import Solver
@@ -206,6 +207,24 @@ def from_dict(tree: Mapping[str, Any]) -> Config:
     return config
 
 
+def complete(tree: Mapping[str, Any]) -> ConfigDict:
+    """What a file under configs/ returns: its keys, and all others at their defaults.
+
+    So every key can be set on the command line. Tuples become text, "0,5", which is how they are
+    written there.
+
+    Raises:
+      UserError: as `from_dict`, but for contradictions.
+    """
+    return ConfigDict(_plain(_build(Config, tree, "")))
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    return ",".join(map(str, value)) if isinstance(value, tuple) else value
+
+
 def _build(cls: type, tree: Any, where: str) -> Any:
     if not isinstance(tree, Mapping):
         raise UserError(f"config.{where.rstrip('.')}: expected keys and values, got {tree!r}")
@@ -237,7 +256,7 @@ def _convert(hint: Any, value: Any, where: str, siblings: Mapping[str, Any]) -> 
         return _build(MODELS[kind].Config, value, f"{where}.")
     if dataclasses.is_dataclass(hint):
         return _build(hint, value, f"{where}.")
-    if typing.get_origin(hint) is tuple or hint is types.GenericAlias:
+    if typing.get_origin(hint) is tuple:
         item = typing.get_args(hint)[0]
         if isinstance(value, str):  # from the command line: 3,3,7
             value = [part.strip() for part in value.split(",") if part.strip()]

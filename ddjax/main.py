@@ -3,6 +3,7 @@
 import functools
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
@@ -35,6 +36,24 @@ def main(argv: list[str]) -> None:
             "error: the disk is full; nothing is lost. Make room and start the same command again "
             f"({str(error).splitlines()[0]})"
         )
+
+
+def parse_flags(argv: list[str]) -> list[str]:
+    """Flags, with a config key that does not exist as one line instead of a traceback."""
+    try:
+        return app.parse_flags_with_usage(argv)
+    except UserError as error:
+        sys.exit(f"error: {error}")
+    except (AttributeError, KeyError, TypeError) as error:
+        if "ml_collections" not in traceback.extract_tb(error.__traceback__)[-1].filename:
+            raise
+        sys.exit(f"error: {_wrong_override(argv, error)}")
+
+
+def _wrong_override(argv: list[str], error: Exception) -> str:
+    key = str(error).strip("\"'").split("'")[0].split(" ")[0].split("\n")[0]
+    guilty = [arg for arg in argv if arg.startswith("--config.") and f".{key}" in arg]
+    return f"{' '.join(guilty)}: the config has no key {key!r} there"
 
 
 def run(config: Config, root: Path) -> None:
@@ -74,4 +93,4 @@ def _run_stage(config: Config, root: Path, name: str) -> None:
 if __name__ == "__main__":
     logging.set_verbosity(logging.WARNING)
     flags.mark_flag_as_required("config")
-    app.run(main)
+    app.run(main, flags_parser=parse_flags)

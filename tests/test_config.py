@@ -1,0 +1,79 @@
+"""Wrong configs are refused before anything is computed, by the key and by what would be right."""
+
+import pytest
+
+from ddjax.config import from_dict
+from ddjax.errors import UserError
+from tests import tiny
+
+
+def changed(key, value):
+    tree = tiny.get_config().to_dict()
+    *path, last = key.split(".")
+    part = tree
+    for name in path:
+        part = part[name]
+    part[last] = value
+    return tree
+
+
+def test_the_tiny_config_is_right():
+    config = from_dict(tiny.get_config().to_dict())
+    assert config.student.steps == (0, 5)
+    assert config.sample_labels() == (0, 1, 2, 3)
+    assert config.groups.count == 16
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("sed", 1, r"config\.sed: unknown key; did you mean seed\?"),
+        ("teacher.model.widht", 1, r"config\.teacher\.model\.widht: unknown key; .*width"),
+        ("seed", "zero", r"config\.seed: expected int, got 'zero'"),
+        ("seed", None, r"config\.seed: expected int, got None"),
+        ("seed", True, r"config\.seed: expected int, got True"),
+        ("guidance.scale", "big", r"config\.guidance\.scale: expected float, got 'big'"),
+        ("teacher", 3, r"config\.teacher: expected keys and values, got 3"),
+        ("teacher.kind", "gan", r"config\.teacher\.model: unknown kind 'gan'.*llamagen"),
+        ("teacher.model.width", 18, r"config\.teacher\.model: .*18 .*heads 2|.*multiple of 4"),
+        ("teacher.model.width", 15, r"config\.teacher\.model: width 15 is not a multiple"),
+        ("teacher.model.vocab_size", 17, r"teacher\.model\.vocab_size: got 17, must be .*16"),
+        ("teacher.model.grid", 5, r"teacher\.model\.grid: got 5, must be the tokenizer's, 4"),
+        ("teacher.model.num_classes", 9, r"teacher\.model\.num_classes: got 9, must be 10"),
+        ("teacher.label_dropout", 0.0, r"teacher\.label_dropout.*guidance needs a teacher"),
+        ("tokenizer.model.image_size", 7, r"config\.tokenizer\.model: image_size 7"),
+        ("tokenizer.model.channels", 5, r"config\.tokenizer\.model: channels 5"),
+        ("student.split", 17, r"config\.student\.split: got 17, must be in 0\.\.16"),
+        ("student.steps", (0, 16), r"config\.student\.steps: .*below the 16 groups"),
+        ("student.steps", (1,), r"config\.student\.steps: .*rising from 0"),
+        ("student.steps", "0,x", r"config\.student\.steps: expected whole numbers, got 'x'"),
+        ("stages", "teacher,fly", r"config\.stages: got fly, must be among tokenizer"),
+        ("stages", "", r"config\.stages"),
+        ("evaluate.methods", "magic", r"sampling method 'magic' is unknown; known are teacher_ar"),
+        ("evaluate.methods", "skip_16", r"evaluate\.methods: skip_16: can skip 1 to 15"),
+        ("evaluate.methods", "student_3step", r"student_3step: student\.steps has 2"),
+        ("evaluate.methods", "teacher_involved_6_2", r"teacher_involved_6_2: needs 0 <= first"),
+        ("sample.method", "refined", r"sampling method 'refined' is unknown"),
+        ("sample.labels", "3,10", r"config\.sample\.labels: got 10, must be in 0\.\.9"),
+        ("sample.count", 0, r"config\.sample\.count"),
+        ("guidance.top_p", 0.0, r"config\.guidance\.top_p: got 0\.0, must be in \(0, 1\]"),
+        ("guidance.schedule", "wild", r"config\.guidance\.schedule"),
+        ("distill.train.batch", 100, r"distill\.train\.batch: got 100, must be at most .* 48"),
+        ("distill.train.learning_rate", -1.0, r"distill\.train\.learning_rate: got -1\.0"),
+        ("distill.train.warmup", 13, r"distill\.train\.warmup: got 13, must be in 0\.\.steps"),
+        ("teacher.train.steps", 0, r"teacher\.train\.steps: got 0, must be >= 1"),
+        ("flow.order", 9, r"config\.flow\.order"),
+        ("restore", "best", r"config\.restore: got best, must be latest or previous"),
+    ],
+)
+def test_refused(key, value, message):
+    with pytest.raises(UserError, match=message) as caught:
+        from_dict(changed(key, value))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_key_is_named():
+    tree = tiny.get_config().to_dict()
+    del tree["pairs"]["count"]
+    with pytest.raises(UserError, match=r"config\.pairs\.count: missing"):
+        from_dict(tree)

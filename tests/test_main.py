@@ -1,0 +1,231 @@
+"""The product as a user has it: commands in subprocesses, killed, repeated, given nonsense."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ddjax import weights
+from tests.test_storage import flip_byte
+from tests.test_train import losses
+
+ROOT = Path(__file__).parent.parent
+MODELS = ("tokenizer", "teacher", "distill")
+
+
+def command(workdir, *overrides):
+    return [sys.executable, "-m", "ddjax.main", "--config=tests/tiny.py", f"--workdir={workdir}",
+            *overrides]
+
+
+def start(workdir, *overrides):
+    return subprocess.Popen(
+        command(workdir, *overrides), cwd=ROOT, text=True, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env={**os.environ, "JAX_COMPILATION_CACHE_DIR": str(Path(workdir).parent / "cache")},
+    )
+
+
+def run(workdir, *overrides):
+    process = start(workdir, *overrides)
+    output, _ = process.communicate(timeout=400)
+    return process.returncode, output
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="module")
+def finished(folder):
+    code, output = run(folder / "whole")
+    assert code == 0, output
+    return folder / "whole", output
+
+
+def test_every_stage_says_what_it_did(finished):
+    _, output = finished
+    lines = output.replace("\r", "\n").split("\n")
+    for stage in ("tokenizer", "teacher", "pairs", "distill", "evaluate", "sample"):
+        assert any(line.startswith(f"{stage} ") and line.endswith(" s)") for line in lines), stage
+
+
+def test_the_report_has_a_row_for_each_method(finished):
+    root, output = finished
+    metrics = json.loads((root / "metrics.json").read_text())
+    assert set(metrics) >= {"features", "noise", "seconds_total", "rows"}
+    assert "not FID" in metrics["features"]
+    rows = {row["method"]: row for row in metrics["rows"]}
+    assert list(rows) == [
+        "data_floor", "reconstruction", "teacher_ar", "teacher_flow", "student_1step",
+        "student_2step", "teacher_involved_2_6", "refine_1", "refine_2", "skip_4",
+        "onestep_class", "onestep_all",
+    ]
+    assert all(set(row) == {
+        "method", "fd_data", "fd_teacher", "class_accuracy", "precision", "recall",
+        "tokens_equal", "passes", "seconds_per_image", "speedup"} for row in rows.values())
+    assert rows["teacher_flow"]["tokens_equal"] == 1
+    assert rows["teacher_ar"]["speedup"] == 1
+    assert rows["data_floor"]["passes"] is None and rows["skip_4"]["passes"] == 12
+    assert 0 < rows["student_1step"]["tokens_equal"] < 1
+    assert rows["refine_2"]["tokens_equal"] >= rows["student_1step"]["tokens_equal"]
+    assert metrics["noise"]["resamplings"] == 2
+    assert "| student_1step |" in output and "| student_1step |" in (root / "report.md").read_text()
+
+
+def test_the_pictures_are_there(finished):
+    import matplotlib.image
+
+    root, _ = finished
+    for name in ("samples.png", "tradeoff.png"):
+        picture = matplotlib.image.imread(root / name)
+        assert picture.shape[0] > 200 and picture.shape[1] > 400
+        assert picture.std() > 0.05
+
+
+def test_events_are_written(finished):
+    root, _ = finished
+    for stage in MODELS:
+        assert sorted(losses(root / stage)) == list(range(1, 13))
+
+
+def test_a_second_run_does_nothing_again(finished):
+    root, _ = finished
+    before = {path: path.stat().st_mtime_ns for path in root.rglob("*") if path.is_file()}
+    code, output = run(root)
+    assert code == 0
+    assert output.count("finished before:") == 6
+    after = {path: path.stat().st_mtime_ns for path in root.rglob("*") if path.is_file()}
+    assert {p: t for p, t in after.items() if p in before} == before
+
+
+def test_sampling_from_a_finished_run(finished):
+    root, _ = finished
+    overrides = ("--config.stages=sample", "--config.sample.method=refine",
+                 "--config.sample.passes=1", "--config.sample.labels=3,3,7")
+    for seed in (5, 6):
+        code, output = run(root, *overrides, f"--config.seed={seed}")
+        assert code == 0, output
+        assert f"3 images by refine_1: {root}/sample/refine_1-seed{seed}-labels3-3-7" in output
+    drawn = [np.load(root / "sample" / f"refine_1-seed{s}-labels3-3-7" / "images.npz")
+             for s in (5, 6)]
+    assert drawn[0]["images"].shape == (3, 8, 8, 1) and list(drawn[0]["labels"]) == [3, 3, 7]
+    assert (drawn[0]["ids"] != drawn[1]["ids"]).any()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (("--config.teacher.model.width=24",), "was made by other settings: teacher.model.width"),
+        (("--config.stages=sample", "--config.sample.method=magic"), "'magic' is unknown; known"),
+        (("--config.stages=sample", "--config.sample.labels=3,10"), "labels: got 10, must be in 0"),
+        (("--config.student.split=99",), "config.student.split: got 99"),
+        (("--config.teacher.modle.width=24",), "--config.teacher.modle.width=24"),
+        (("--config.data.name=cats", "--config.stages=tokenizer"), "data.name"),
+    ],
+)
+def test_bad_input_is_one_line_and_changes_nothing(finished, overrides, message):
+    root, _ = finished
+    before = sorted((p, p.stat().st_mtime_ns) for p in root.rglob("*"))
+    code, output = run(root, *overrides)
+    assert code == 1
+    errors = [line for line in output.split("\n") if line.startswith("error: ")]
+    assert len(errors) == 1 and message in errors[0], output
+    assert "Traceback" not in output
+    assert sorted((p, p.stat().st_mtime_ns) for p in root.rglob("*")) == before
+
+
+def test_an_unfinished_stage_is_named(folder):
+    code, output = run(folder / "empty", "--config.stages=sample")
+    assert code == 1
+    assert "stage tokenizer has not finished; run it first" in output
+
+
+def wait_for(process, path, seconds=200):
+    """Until a file or folder is there; False if the process ends before."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and process.poll() is None:
+        if path.exists():
+            return True
+        time.sleep(0.005)
+    return path.exists()
+
+
+def test_killed_again_and_again_it_ends_the_same(finished, folder):
+    """SIGKILL in the middle of each stage; losses and weights are those of the quiet run."""
+    whole, _ = finished
+    root = folder / "killed"
+    targets = (
+        root / "tokenizer" / "checkpoints" / "4",
+        root / "teacher" / "checkpoints" / "8",
+        root / "pairs" / "pairs-00000.array_record",
+        root / "distill" / "checkpoints" / "4",
+        root / "distill" / "checkpoints" / "8",
+        root / "evaluate" / "settings.json",
+    )
+    kills = 0
+    for target in targets:
+        process = start(root)
+        assert wait_for(process, target), process.communicate()[0]
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        kills += process.returncode == -signal.SIGKILL
+    assert kills == len(targets)
+    code, output = run(root)
+    assert code == 0, output
+    for stage in MODELS:
+        here, there = (weights.saved_digest(r / stage / "model") for r in (root, whole))
+        assert here == there, stage
+        wanted, found = losses(whole / stage), losses(root / stage)
+        assert found.keys() == wanted.keys()
+        for step, values in found.items():
+            assert set(values) == set(wanted[step]), f"{stage}, step {step}"
+    for shard in sorted((whole / "pairs").glob("*.array_record")):
+        assert shard.read_bytes() == (root / "pairs" / shard.name).read_bytes()
+    quiet, disturbed = (json.loads((r / "metrics.json").read_text())["rows"] for r in (whole, root))
+    for a, b in zip(quiet, disturbed, strict=True):
+        timing = {"seconds_per_image": None, "speedup": None}
+        assert {**a, **timing} == {**b, **timing}
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_goes_on(finished, folder):
+    whole, _ = finished
+    root = folder / "damaged"
+    stages = "--config.stages=tokenizer"
+    process = start(root, stages)
+    assert wait_for(process, root / "tokenizer" / "checkpoints" / "8")
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    data = root / "tokenizer" / "checkpoints" / "8" / "arrays"
+    for path in data.rglob("*"):
+        if path.is_file() and path.stat().st_size > 200:
+            flip_byte(path, path.stat().st_size // 2)
+    code, output = run(root, stages)
+    assert code == 1
+    assert f"checkpoint {data.parent} is damaged" in output
+    code, output = run(root, stages, "--config.restore=previous")
+    assert code == 0, output
+    assert weights.saved_digest(root / "tokenizer" / "model") == weights.saved_digest(
+        whole / "tokenizer" / "model"
+    )
+
+
+def test_a_damaged_shard_stops_the_next_stage(finished, folder):
+    import shutil
+
+    whole, _ = finished
+    root = folder / "shard"
+    shutil.copytree(whole, root)
+    for folder_name in ("distill", "evaluate", "sample"):
+        shutil.rmtree(root / folder_name)
+    flip_byte(root / "pairs" / "pairs-00001.array_record", 400)
+    code, output = run(root, "--config.stages=distill")
+    assert code == 1
+    assert "pairs-00001.array_record is damaged" in output and "Traceback" not in output

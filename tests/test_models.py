@@ -1,0 +1,141 @@
+"""The models: who sees whom, scan against a loop, rotary embedding, start from the teacher."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from ddjax.models import layers, llamagen, vq
+
+CONFIG = llamagen.GPTConfig(
+    vocab_size=12, code_dim=4, grid=3, width=24, layers=3, heads=2, num_classes=5
+)
+
+
+def teacher():
+    return llamagen.Teacher(CONFIG, rngs=nnx.Rngs(0))
+
+
+def student():
+    return llamagen.Student(CONFIG, rngs=nnx.Rngs(0))
+
+
+def moved(a, b):
+    """Which positions [L] differ."""
+    return np.abs(np.asarray(a) - np.asarray(b)).max(axis=(0, 2)) > 1e-6
+
+
+@pytest.mark.parametrize("position", range(9))
+def test_teacher_sees_only_what_is_earlier(position):
+    ids = jax.random.randint(jax.random.key(0), (2, 9), 0, 12)
+    other = ids.at[:, position].set((ids[:, position] + 1) % 12)
+    label = jnp.array([1, 2])
+    np.testing.assert_array_equal(
+        moved(teacher().logits(ids, label), teacher().logits(other, label)),
+        np.arange(9) > position,
+    )
+
+
+@pytest.mark.parametrize("position", range(9))
+def test_student_sees_what_is_earlier_and_itself(position):
+    x = jax.random.normal(jax.random.key(0), (2, 9, 4))
+    other = x.at[:, position].add(1.0)
+    label = jnp.array([1, 2])
+    for before, after in zip(student()(x, 0, label), student()(other, 0, label), strict=True):
+        np.testing.assert_array_equal(moved(before, after), np.arange(9) >= position)
+
+
+def test_condition_reaches_every_position():
+    ids, x = jnp.zeros((1, 9), jnp.int32), jnp.zeros((1, 9, 4))
+    a, b = jnp.array([1]), jnp.array([2])
+    assert moved(teacher().logits(ids, a), teacher().logits(ids, b)).all()
+    for one, two in zip(student()(x, 0, a), student()(x, 0, b), strict=True):
+        assert moved(one, two).all()
+
+
+def test_k_marks_the_first_groups_as_data():
+    """Position i feels k only from the first position that k marks on; k may differ by image."""
+    x, label = jax.random.normal(jax.random.key(0), (2, 9, 4)), jnp.array([1, 2])
+    logits = {k: student()(x, k, label)[0] for k in (0, 4, 9)}
+    np.testing.assert_array_equal(moved(logits[4], logits[9]), np.arange(9) >= 4)
+    mixed = student()(x, jnp.array([0, 4]), label)[0]
+    np.testing.assert_allclose(mixed[0], logits[0][0], atol=1e-6)
+    np.testing.assert_allclose(mixed[1], logits[4][1], atol=1e-6)
+
+
+def test_scan_equals_a_loop_over_the_blocks():
+    model = teacher().trunk.transformer
+    h = jax.random.normal(jax.random.key(0), (2, 7, 24))
+    rope = jnp.asarray(layers.rope_table(3, 12, 1))[:7]
+    mask = llamagen.causal_mask(7, 7)
+    looped = h
+    for i in range(CONFIG.layers):
+        block = jax.tree.map(lambda x, i=i: x[i], model.blocks)
+        looped, _ = block(looped, rope, mask, None, 0)
+    np.testing.assert_allclose(model(h, rope, mask)[0], looped, atol=1e-6)
+
+
+def test_blocks_start_different():
+    kernels = teacher().trunk.transformer.blocks.mlp.w1.kernel[...]
+    assert np.abs(kernels[0] - kernels[1]).max() > 0.1
+
+
+def test_student_starts_from_the_teacher():
+    source = teacher()
+    made = llamagen.Student.from_teacher(source, rngs=nnx.Rngs(1))
+    for a, b in zip(jax.tree.leaves(made.trunk), jax.tree.leaves(source.trunk), strict=True):
+        np.testing.assert_array_equal(a, b)
+        assert a is not b  # training the one donates its buffers
+
+
+def test_rope_turns_by_row_and_column():
+    """Against complex multiplication; condition tokens vanish; the first token is not turned."""
+    table = layers.rope_table(grid=4, head_width=8, condition_tokens=1)
+    assert table.shape == (17, 4, 2)
+    x = np.random.default_rng(0).normal(size=(1, 17, 1, 8)).astype(np.float32)
+    turned = np.asarray(layers.apply_rope(jnp.asarray(x), jnp.asarray(table)))
+    np.testing.assert_array_equal(turned[0, 0], 0)
+    np.testing.assert_array_equal(turned[0, 1], x[0, 1])
+    pairs = x[0, 1:, 0, 0::2] + 1j * x[0, 1:, 0, 1::2]
+    p = np.arange(16)
+    speeds = np.array([1.0, 10000.0**-0.5])
+    angles = np.concatenate([(p // 4)[:, None] * speeds, (p % 4)[:, None] * speeds], axis=1)
+    wanted = pairs * np.exp(1j * angles)
+    np.testing.assert_allclose(turned[0, 1:, 0, 0::2], wanted.real, atol=1e-6)
+    np.testing.assert_allclose(turned[0, 1:, 0, 1::2], wanted.imag, atol=1e-6)
+
+
+def test_bfloat16_computes_near_float32_with_float32_parameters():
+    low = llamagen.GPTConfig(**{**vars(CONFIG), "dtype": "bfloat16"})
+    a, b = teacher(), llamagen.Teacher(low, rngs=nnx.Rngs(0))
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(b))
+    ids, label = jax.random.randint(jax.random.key(0), (2, 9), 0, 12), jnp.array([1, 2])
+    assert b.logits(ids, label).dtype == jnp.float32
+    difference = np.abs(np.asarray(a.logits(ids, label) - b.logits(ids, label))).max()
+    assert 1e-6 < difference < 0.1
+
+
+def test_tokenizer_shapes_and_codes():
+    config = vq.VQConfig(12, 3, 20, 5, 8, (1, 1, 2), 1, 8, 4)
+    model = vq.Tokenizer(config, rngs=nnx.Rngs(0))
+    np.testing.assert_allclose(np.linalg.norm(model.codebook, axis=1), 1, atol=1e-6)
+    images = jax.random.normal(jax.random.key(0), (2, 12, 12, 3))
+    ids = model.encode(images)
+    assert ids.shape == (2, 9) and ids.max() < 20
+    distance = np.linalg.norm(
+        np.asarray(model.features(images))[:, :, None] - np.asarray(model.codebook), axis=-1
+    )
+    np.testing.assert_array_equal(ids, distance.argmin(-1))
+    assert model.decode(model.codebook[ids]).shape == images.shape
+
+
+def test_a_token_decodes_to_its_own_place():
+    """Raster order: without attention in the way, the first token moves the top left most."""
+    config = vq.VQConfig(16, 1, 20, 5, 8, (1, 1, 1), 1, 8, 4)
+    model = vq.Tokenizer(config, rngs=nnx.Rngs(0))
+    x = jax.random.normal(jax.random.key(0), (1, 16, 5))
+    for token, (row, column) in {0: (0, 0), 3: (0, 3), 12: (3, 0)}.items():
+        change = np.abs(model.decode(x.at[:, token].add(3.0)) - model.decode(x))[0, ..., 0]
+        cells = change.reshape(4, 4, 4, 4).mean(axis=(1, 3))
+        assert np.unravel_index(cells.argmax(), cells.shape) == (row, column)

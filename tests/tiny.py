@@ -1,0 +1,45 @@
+"""The digits job in miniature: every stage, in seconds. A config file like those in configs/."""
+
+from ddjax.config import complete
+
+
+def get_config():
+    classifier = {
+        "kind": "classifier",
+        "model": {"image_size": 8, "image_channels": 1, "num_classes": 10, "channels": 4,
+                  "features": 8},
+        "train": {"steps": 8, "batch": 16, "learning_rate": 1e-3, "warmup": 2,
+                  "checkpoint_every": 4},
+    }
+    train = {"steps": 12, "batch": 8, "learning_rate": 1e-3, "warmup": 2, "log_every": 1,
+             "checkpoint_every": 4}
+    return complete({
+        "name": "tiny",
+        "seed": 0,
+        "stages": "tokenizer,teacher,pairs,distill,evaluate,sample",
+        "data": {"name": "digits", "image_size": 8, "num_classes": 10},
+        "tokenizer": {
+            "kind": "llamagen_tokenizer",
+            "model": {"image_size": 8, "image_channels": 1, "vocab_size": 16, "code_dim": 4,
+                      "channels": 4, "multipliers": (1, 1), "blocks": 1, "z_channels": 4,
+                      "norm_groups": 2},
+            "train": train,
+        },
+        "teacher": {
+            "kind": "llamagen",
+            "model": {"vocab_size": 16, "code_dim": 4, "grid": 4, "width": 16, "layers": 2,
+                      "heads": 2, "num_classes": 10},
+            "train": train,
+        },
+        "guidance": {"scale": 1.5},
+        "flow": {},
+        "pairs": {"count": 48, "per_shard": 20, "batch": 8},
+        "student": {"kind": "llamagen_student", "steps": (0, 5), "split": 10},
+        "distill": {"perceptual_net": classifier, "train": train},
+        "evaluate": {
+            "samples": 50, "batch": 25, "resamplings": 2, "classifier": classifier,
+            "methods": "teacher_ar,teacher_flow,student_1step,student_2step,"
+                       "teacher_involved_2_6,refine_1,refine_2,skip_4,onestep_class,onestep_all",
+        },
+        "sample": {"count": 4},
+    })
