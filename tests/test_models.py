@@ -73,7 +73,7 @@ def test_scan_equals_a_loop_over_the_blocks():
     for i in range(CONFIG.layers):
         block = jax.tree.map(lambda x, i=i: x[i], model.blocks)
         looped, _ = block(looped, rope, mask, None, 0)
-    np.testing.assert_allclose(model(h, rope, mask)[0], looped, atol=1e-6)
+    np.testing.assert_allclose(model(h, rope, mask)[0], looped, rtol=1e-5, atol=1e-5)
 
 
 def test_blocks_start_different():
@@ -112,8 +112,8 @@ def test_bfloat16_computes_near_float32_with_float32_parameters():
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(b))
     ids, label = jax.random.randint(jax.random.key(0), (2, 9), 0, 12), jnp.array([1, 2])
     assert b.logits(ids, label).dtype == jnp.float32
-    difference = np.abs(np.asarray(a.logits(ids, label) - b.logits(ids, label))).max()
-    assert 1e-6 < difference < 0.1
+    difference = np.asarray(a.logits(ids, label) - b.logits(ids, label))
+    assert 1e-4 < difference.std() / np.std(a.logits(ids, label)) < 0.03  # 2^-8 a rounding
 
 
 def test_tokenizer_shapes_and_codes():
@@ -131,11 +131,11 @@ def test_tokenizer_shapes_and_codes():
 
 
 def test_a_token_decodes_to_its_own_place():
-    """Raster order: without attention in the way, the first token moves the top left most."""
+    """Raster order: a token moves the pixels of its own cell most, over 32 random images."""
     config = vq.VQConfig(16, 1, 20, 5, 8, (1, 1, 1), 1, 8, 4)
     model = vq.Tokenizer(config, rngs=nnx.Rngs(0))
-    x = jax.random.normal(jax.random.key(0), (1, 16, 5))
-    for token, (row, column) in {0: (0, 0), 3: (0, 3), 12: (3, 0)}.items():
-        change = np.abs(model.decode(x.at[:, token].add(3.0)) - model.decode(x))[0, ..., 0]
-        cells = change.reshape(4, 4, 4, 4).mean(axis=(1, 3))
+    x = jax.random.normal(jax.random.key(0), (32, 16, 5))
+    for token, (row, column) in {5: (1, 1), 6: (1, 2), 9: (2, 1)}.items():
+        change = np.abs(model.decode(x.at[:, token].add(3.0)) - model.decode(x))
+        cells = change.reshape(32, 4, 4, 4, 4).mean(axis=(0, 2, 4))
         assert np.unravel_index(cells.argmax(), cells.shape) == (row, column)

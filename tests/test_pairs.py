@@ -48,9 +48,9 @@ def test_files_are_the_same_bytes_every_time(tmp_path):
 def test_a_llamagen_pair_takes_at_most_600_bytes(tmp_path):
     store = pairs.Store(tmp_path)
     store.create({**ABOUT, "length": 256})
-    ids = np.random.default_rng(0).integers(0, 16384, size=(2000, 256))
-    store.write("pairs-00000.array_record", np.zeros(2000), ids)
-    assert (tmp_path / "pairs-00000.array_record").stat().st_size <= 600 * 2000
+    ids = np.random.default_rng(0).integers(0, 16384, size=(10_000, 256))
+    store.write("pairs-00000.array_record", np.zeros(10_000), ids)
+    assert (tmp_path / "pairs-00000.array_record").stat().st_size <= 600 * 10_000
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "missing"])

@@ -174,7 +174,7 @@ class Student(nnx.Module):
     def from_teacher(cls, teacher: Teacher, *, rngs: nnx.Rngs) -> "Student":
         """A fresh student whose trunk, condition and logits head are the teacher's."""
         student = cls(teacher.config, rngs=rngs)
-        student.trunk = nnx.clone(teacher.trunk)
+        student.trunk = jax.tree.map(jnp.copy, teacher.trunk)
         return student
 
     def __call__(
