@@ -1,0 +1,1 @@
+"""One- and two-step image generation from autoregressive teachers: Distilled Decoding in JAX."""

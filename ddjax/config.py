@@ -24,12 +24,22 @@ STAGES = ("tokenizer", "teacher", "pairs", "distill", "evaluate", "sample")
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """Images. `name`: digits or fashion_mnist. `directory`: IDX files there; "" goes by TFDS."""
+    """Images.
+
+    Attributes:
+      name: digits or fashion_mnist.
+      image_size: pixels a side; images of another size are resized.
+      num_classes: number of labels.
+      directory: of Fashion-MNIST's IDX files; "" goes by TFDS.
+      copies: of each image, all but the first slightly turned, scaled and moved; they count as
+        data. For sets so small that a teacher learns them by heart within a minute.
+    """
 
     name: str
     image_size: int
     num_classes: int
     directory: str = ""
+    copies: int = 1
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,12 +1,14 @@
 """Images with labels: the digits that scikit-learn bundles, and Fashion-MNIST."""
 
 import gzip
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
 import grain
 import jax
 import numpy as np
+import scipy.ndimage
 
 from ddjax.config import Data
 from ddjax.errors import UserError
@@ -15,7 +17,11 @@ Arrays = Mapping[str, np.ndarray]
 
 
 def load(config: Data) -> dict[str, np.ndarray]:
-    """All training images: {"image": float32 [N, H, W, 1] in [-1, 1], "label": int32 [N]}.
+    """All images, copies included.
+
+    Returns:
+      {"image": float32 [N, H, W, 1] in [-1, 1], "label": int32 [N], "source": int32 [N], which
+      image of the data set each is a copy of}.
 
     Raises:
       UserError: unknown name, or files that are missing or not IDX.
@@ -29,7 +35,29 @@ def load(config: Data) -> dict[str, np.ndarray]:
     if images.shape[1] != config.image_size:
         shape = (len(images), config.image_size, config.image_size)
         images = np.asarray(jax.image.resize(images, shape, "linear", antialias=True))
-    return {"image": images[..., None], "label": labels.astype(np.int32)}
+    source = np.tile(np.arange(len(images), dtype=np.int32), config.copies)
+    images = _copies(images, config.copies)
+    return {
+        "image": images[..., None],
+        "label": np.tile(labels.astype(np.int32), config.copies),
+        "source": source,
+    }
+
+
+def _copies(images: np.ndarray, count: int) -> np.ndarray:
+    """The images [N, H, W] and `count - 1` jittered copies of all of them, [count * N, H, W]."""
+    rng = np.random.default_rng(0)
+    jittered = [[_jitter(image, rng) for image in images] for _ in range(count - 1)]
+    return np.concatenate([images, *map(np.stack, jittered)])
+
+
+def _jitter(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Turn by 5 degrees, scale by 4 %, move by 0.4 pixels (each a standard deviation)."""
+    angle, scale = np.deg2rad(5) * rng.normal(), np.exp(0.04 * rng.normal())
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]) / scale
+    centre = (np.array(image.shape[:2]) - 1) / 2
+    offset = centre - turn @ centre + 0.4 * rng.normal(size=2)
+    return np.clip(scipy.ndimage.affine_transform(image, turn, offset, order=3, cval=-1), -1, 1)
 
 
 def batches(source: Arrays, batch: int, seed: int) -> grain.MapDataset:
@@ -70,14 +98,17 @@ def _fashion_mnist(config: Data) -> tuple[np.ndarray, np.ndarray]:
 def _idx(folder: Path, name: str) -> np.ndarray:
     for path in (folder / name, folder / f"{name}.gz"):
         if path.exists():
-            opened = gzip.open(path) if path.suffix == ".gz" else path.open("rb")
-            with opened as file:
-                return _parse_idx(file.read(), path)
+            return _parse_idx(path)
     raise UserError(f"config.data.directory: {folder / name}[.gz] is missing")
 
 
-def _parse_idx(content: bytes, path: Path) -> np.ndarray:
+def _parse_idx(path: Path) -> np.ndarray:
     """An IDX file of bytes: 0, 0, 8, number of axes, each axis as a big-endian int32, data."""
+    try:
+        content = path.read_bytes()
+        content = gzip.decompress(content) if path.suffix == ".gz" else content
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(f"{path} cannot be read: {error}") from None
     axes = content[3] if content[:3] == b"\x00\x00\x08" else 0
     shape = np.frombuffer(content[4 : 4 + 4 * axes], ">i4").astype(np.int64)
     if not axes or len(content) != 4 + 4 * axes + np.prod(shape):

@@ -4,7 +4,7 @@ Distilled Decoding, algorithm 2: pick a step k, feed X_k, predict X_G. Needs no 
 """
 
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp

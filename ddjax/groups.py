@@ -1,6 +1,7 @@
 """Groups: how a sequence of tokens is cut into what the teacher predicts at once."""
 
 import dataclasses
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -52,4 +53,4 @@ class Groups:
         """
         cuts = [g for g in range(first + 1, stop) if self.sizes[g] != self.sizes[g - 1]]
         edges = [first, *cuts, stop]
-        return [(a, b) for a, b in zip(edges, edges[1:], strict=False) if b > a]
+        return [(a, b) for a, b in itertools.pairwise(edges) if b > a]

@@ -1,9 +1,9 @@
 """Pairs (noise, condition, ids) from the teacher's flow map, and the store they are kept in.
 
 The noise of pair i is drawn from a counter-based key, never stored: a LlamaGen pair is 516 bytes
-(584 in shards of 10,000) instead of 8.7 kB. Shard s holds pairs s * per_shard and on; what is in it depends on the settings
-and s alone. A shard has its final name only when it is whole, and the manifest its SHA-256; a
-restart writes what is missing.
+(584 in shards of 10,000) instead of 8.7 kB. Shard s holds pairs s * per_shard and on; what is in it
+depends on the settings and s alone. A shard has its final name only when it is whole, and the
+manifest its SHA-256; a restart writes what is missing.
 """
 
 import functools

@@ -5,7 +5,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
 from ddjax import data, keys, pictures, tokenizer, train, trajectory, weights
@@ -42,9 +41,9 @@ def run(config: Config, stage: Stage) -> str:
     images = data.load(config.data)
     coder = weights.load(stage.directory.parent / "tokenizer" / "model")
     rows = {"ids": tokenizer.encode(coder, images["image"]), "label": images["label"]}
-    held_out = np.arange(len(rows["label"])) % HELD_OUT == 0
-    seen = {name: array[~held_out] for name, array in rows.items()}
+    held_out = images["source"] % HELD_OUT == 0
     unseen = {name: array[held_out] for name, array in rows.items()}
+    seen = {name: array[~held_out] for name, array in rows.items()}
     section = config.teacher
     cls = MODELS[section.kind]
     labels = jnp.arange(40) % config.data.num_classes
@@ -64,13 +63,13 @@ def run(config: Config, stage: Stage) -> str:
         },
     )
     evaluate = jax.jit(functools.partial(loss, config=section))
-    nats = [evaluate(model, None, part, jax.random.key(0))[0] for part in (_head(unseen), _head(seen))]
+    nats = [
+        evaluate(model, None, {name: array[:2000] for name, array in part.items()},
+                 jax.random.key(0))[0]
+        for part in (unseen, seen)
+    ]
     return f"{section.train.steps} steps; {nats[0]:.3f} nats a token on images it has not seen, " \
         f"{nats[1]:.3f} on the others"
-
-
-def _head(rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return {name: array[:2000] for name, array in rows.items()}
 
 
 @functools.partial(jax.jit, static_argnames="guidance")

@@ -122,7 +122,7 @@ def distributions(vocab):
 
 @pytest.mark.parametrize("name", ["peaked", "flat", "one_hot", "top_k", "plain"])
 def test_frequencies_match_p(name):
-    """Chi-square over 100,000 noises; fails by chance once in 1,000 seeds, and the seed is fixed."""
+    """Chi-square over 100,000 noises; one seed in 1,000 would fail by chance, this one is fixed."""
     vocab, count = 64, 100_000
     log_p = jax.nn.log_softmax(jnp.asarray(distributions(vocab)[name], jnp.float32))
     eps = jax.random.normal(jax.random.key(4), (count, 8))

@@ -14,7 +14,7 @@ RANKS = [
     ["models"],
     ["config", "baselines"],
     ["workdir"],
-    ["weights", "monitor", "data", "pictures"],
+    ["cli", "weights", "monitor", "data", "pictures"],
     ["checkpoint"],
     ["train"],
     ["classify", "pairs", "tokenizer"],

@@ -122,7 +122,7 @@ def test_refinement_with_all_passes_is_the_exact_map():
 def test_skip_keeps_the_head_of_the_teacher_and_draws_the_rest_from_the_marginals():
     pool = jax.random.randint(jax.random.key(9), (40, 8), 0, VOCAB)
     pool = pool.at[:, -3:].set(jnp.arange(40)[:, None] % 2)  # the last group tells the class
-    eps, label, x = draw("skip_1", pool)
+    _, label, x = draw("skip_1", pool)
     ids = np.asarray(flow.nearest_ids(jnp.asarray(x), codes_of(VOCAB)))
     np.testing.assert_array_equal(ids[:, -3:], np.repeat(label[:, None], 3, axis=1))
     head_key, _ = jax.random.split(jax.random.key(3))
@@ -135,7 +135,7 @@ def test_skip_keeps_the_head_of_the_teacher_and_draws_the_rest_from_the_marginal
 
 @pytest.mark.parametrize("given_class", [True, False])
 def test_onestep_draws_each_position_from_its_marginal(given_class):
-    """Chi-square at every position and class; positions are independent though the pool's are not."""
+    """Chi-square at every position; they are independent though the pool's are not."""
     rng, count = np.random.default_rng(0), 40_000
     first = rng.integers(0, VOCAB, size=200)
     pool = np.stack([first, first, (first + np.arange(200) % 2) % VOCAB], axis=1)
@@ -175,5 +175,5 @@ def test_methods_from_parts():
     assert Method.from_parts("teacher_involved", 1, 4, 6).name == "teacher_involved_4_6"
     assert Method.from_parts("teacher_flow", 1, 4, 6).name == "teacher_flow"
     assert Method.from_parts("refine_2", 1, 4, 6).name == "refine_2"
-    with pytest.raises(UserError, match="known are teacher_ar, .*refine_N"):
+    with pytest.raises(UserError, match=r"known are teacher_ar, .*refine_N"):
         Method.from_parts("refined", 1, 0, 0)

@@ -7,12 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from tests.toy import ToyTeacher
 
 from ddjax import flow, trajectory
 from ddjax.groups import Groups
 from ddjax.guidance import Guidance, Guided
 from ddjax.models import llamagen
+from tests.toy import ToyTeacher
 
 SOLVER = flow.Solver()
 GUIDANCES = [Guidance(), Guidance(scale=2.0, top_k=3, top_p=0.95, temperature=0.9),
@@ -142,7 +142,7 @@ def test_refinement_from_the_exact_map_stays_there_after_one_pass():
 @pytest.mark.parametrize("stop", [3, 4])
 @pytest.mark.parametrize("first", [0, 1, 2, 3])
 def test_generation_keeps_its_prefix_and_stops_where_told(first, stop):
-    teacher, condition, eps, codes = setting("scales", Guidance())
+    teacher, condition, _, _ = setting("scales", Guidance())
     starts = teacher.groups.starts
     prefix = jax.random.randint(jax.random.key(0), (64, int(starts[first])), 0, 5)
     ids = trajectory.sample_ids(teacher, condition, jax.random.key(1), prefix, stop=stop)

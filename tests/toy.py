@@ -58,10 +58,8 @@ class ToyTeacher:
         start = jnp.asarray(self.groups.starts)[group]
         table = jax.lax.dynamic_slice_in_dim(self.embed_LVH, start, ids_BS.shape[1])
         state = cache + table[jnp.arange(ids_BS.shape[1])[None], ids_BS].sum(1)
-        if isinstance(group, int):  # the next group may have another size
-            size = self.sizes[group + 1]
-        else:
-            size = ids_BS.shape[1]
+        # Inside a scan the sizes are all alike; outside, the next group may have another.
+        size = self.sizes[group + 1] if isinstance(group, int) else ids_BS.shape[1]
         return self._read(state, group + 1, size), state
 
     def _read(self, state_BH, group, size):

@@ -1,0 +1,1 @@
+"""Metrics on features: Fréchet distance, precision and recall."""

@@ -1,10 +1,11 @@
 """The models behind the seam, by the kind that configs and converted weights name them with."""
 
-from ddjax.models import classifier, llamagen, vq
+from ddjax.models import classifier, llamagen, patch_vq, vq
 
 MODELS = {
     "llamagen": llamagen.Teacher,
     "llamagen_student": llamagen.Student,
     "llamagen_tokenizer": vq.Tokenizer,
+    "patch_tokenizer": patch_vq.Tokenizer,
     "classifier": classifier.Classifier,
 }

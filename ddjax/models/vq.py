@@ -60,9 +60,9 @@ class VQConfig:
         return self.image_size // self.patch
 
 
-def conv(channels_in: int, channels_out: int, size: int, rngs: nnx.Rngs, **kwargs) -> nnx.Conv:
-    """A square convolution; same padding unless said otherwise."""
-    return nnx.Conv(channels_in, channels_out, (size, size), rngs=rngs, **kwargs)
+def conv(channels_in: int, channels_out: int, size: int, rngs: nnx.Rngs) -> nnx.Conv:
+    """A square convolution that keeps the size."""
+    return nnx.Conv(channels_in, channels_out, (size, size), rngs=rngs)
 
 
 class NormSwish(nnx.Module):
@@ -153,7 +153,7 @@ class Encoder(nnx.Module):
         # The original pads right and bottom only.
         self.down = nnx.List(
             [
-                conv(w, w, 3, rngs, strides=2, padding=((0, 1), (0, 1)))
+                nnx.Conv(w, w, (3, 3), strides=2, padding=((0, 1), (0, 1)), rngs=rngs)
                 for w in widths[:-1]
             ]
         )

@@ -1,0 +1,69 @@
+"""What the commands share: the config flag, and errors as one line."""
+
+import re
+import sys
+import traceback
+from collections.abc import Callable
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from ddjax import workdir
+from ddjax.config import Config, from_dict
+from ddjax.errors import UserError
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "Which config, such as configs/digits.py")
+
+
+def start(command: Callable[[Config], None]) -> None:
+    """Parse the flags and run a command with its config.
+
+    What the user can mend ends in one line and exit code 1.
+    """
+
+    def guarded(argv: list[str]) -> None:
+        if len(argv) > 1:
+            sys.exit(f"error: unknown arguments: {' '.join(argv[1:])}")
+        try:
+            command(from_dict(_read_config()))
+        except UserError as error:
+            sys.exit(f"error: {error}")
+        except Exception as error:
+            if not workdir.is_disk_full(error):
+                raise
+            sys.exit(
+                "error: the disk is full; nothing is lost. Make room and start the same command "
+                f"again ({str(error).splitlines()[0]})"
+            )
+
+    logging.set_verbosity(logging.WARNING)
+    flags.mark_flag_as_required("config")
+    app.run(guarded, flags_parser=_parse)
+
+
+def _read_config() -> dict:
+    try:
+        return _CONFIG.value.to_dict()
+    except OSError as error:  # ml_collections keeps a failed load for the first use
+        raise UserError(f"--config: {' '.join(str(error).split())}") from None
+
+
+def _parse(argv: list[str]) -> list[str]:
+    """As absl does, but every wrong flag is one line."""
+    try:
+        return flags.FLAGS(argv)
+    except (UserError, flags.Error, OSError) as error:
+        sys.exit(f"error: {' '.join(str(error).split())}")
+    except (AttributeError, KeyError, TypeError) as error:
+        if "ml_collections" not in traceback.extract_tb(error.__traceback__)[-1].filename:
+            raise
+        sys.exit(f"error: {_unknown_key(argv, error)}")
+
+
+def _unknown_key(argv: list[str], error: Exception) -> str:
+    names = re.findall(r"\w+", str(error))
+    for arg in argv:
+        for key in re.findall(r"\.(\w+)", arg.split("=")[0]):
+            if arg.startswith("--config.") and key in names:
+                return f"{arg}: the config has no key {key!r} there"
+    return f"a --config. flag names a key that the config does not have ({error})"

@@ -1,0 +1,87 @@
+"""A small VQ tokenizer for small images: one token a patch, trained in seconds on a CPU.
+
+The encoder sees its own patch only, so that a token means the same everywhere and a wrong token
+stays a local error; the decoder looks at the neighbours to smooth the seams.
+"""
+
+import dataclasses
+
+import jax
+from flax import nnx
+
+from ddjax import flow
+from ddjax.models.vq import unit
+
+
+@dataclasses.dataclass(frozen=True)
+class PatchVQConfig:
+    """Sizes.
+
+    Attributes:
+      image_size: pixels a side.
+      image_channels: 1 or 3.
+      patch: pixels a side of what one token covers.
+      vocab_size: V, number of codes.
+      code_dim: C, width of a code.
+      width: of the hidden layers.
+    """
+
+    image_size: int
+    image_channels: int
+    patch: int
+    vocab_size: int
+    code_dim: int
+    width: int
+
+    def __post_init__(self) -> None:
+        if self.image_size % self.patch:
+            raise ValueError(
+                f"image_size {self.image_size} is not a multiple of patch {self.patch}"
+            )
+
+    @property
+    def grid(self) -> int:
+        """Tokens per side."""
+        return self.image_size // self.patch
+
+
+class Tokenizer(nnx.Module):
+    """The tokenizer's side of the seam: encode, decode, codebook. Codes are on the unit sphere."""
+
+    Config = PatchVQConfig
+
+    def __init__(self, config: PatchVQConfig, *, rngs: nnx.Rngs) -> None:
+        c = config
+        self.config = c
+        pixels = c.patch**2 * c.image_channels
+        self.encode_in = nnx.Linear(pixels, c.width, rngs=rngs)
+        self.encode_out = nnx.Linear(c.width, c.code_dim, rngs=rngs)
+        self.embedding = nnx.Param(jax.random.normal(rngs.params(), (c.vocab_size, c.code_dim)))
+        self.decode_in = nnx.Conv(c.code_dim, c.width, (3, 3), rngs=rngs)
+        self.decode_out = nnx.Conv(c.width, pixels, (1, 1), rngs=rngs)
+
+    @property
+    def codebook(self) -> jax.Array:
+        """[V, C] float32, rows of norm 1."""
+        return unit(self.embedding[...])
+
+    def features(self, images: jax.Array) -> jax.Array:
+        """Vectors [B, L, C] before quantisation, of norm 1; images [B, H, W, channels]."""
+        c = self.config
+        cells = images.reshape(-1, c.grid, c.patch, c.grid, c.patch, c.image_channels)
+        flat = cells.transpose(0, 1, 3, 2, 4, 5).reshape(len(images), c.grid**2, -1)
+        return unit(self.encode_out(jax.nn.gelu(self.encode_in(flat))))
+
+    def encode(self, images: jax.Array) -> jax.Array:
+        """Ids [B, L] of images [B, H, W, channels] in [-1, 1], in raster order."""
+        return flow.nearest_ids(self.features(images), self.codebook)
+
+    def decode(self, x_BLC: jax.Array) -> jax.Array:
+        """Images [B, H, W, channels], about in [-1, 1], of code vectors taken as they are."""
+        c = self.config
+        z = x_BLC.reshape(-1, c.grid, c.grid, c.code_dim)
+        cells = self.decode_out(jax.nn.gelu(self.decode_in(z)))
+        cells = cells.reshape(-1, c.grid, c.grid, c.patch, c.patch, c.image_channels)
+        return cells.transpose(0, 1, 3, 2, 4, 5).reshape(
+            -1, c.image_size, c.image_size, c.image_channels
+        )
