@@ -106,6 +106,9 @@ def run(config: Config, stage: Stage, seconds_before: float) -> str:
     )
     evaluator = Evaluator(config, root, classifier)
     real, real_classes = evaluator.look(images["image"])
+    # Precision and recall compare every real with every sample: as many of the one as of the other.
+    order = np.random.default_rng(config.seed).permutation(len(real))
+    some_real = real[order[: config.evaluate.samples]]
     methods = [Method.parse(name) for name in config.evaluate.methods]
     turns = config.evaluate.resamplings
     bar = iter(monitor.progress(range(len(methods) + 2 * turns + 1), "evaluate",
@@ -119,8 +122,8 @@ def run(config: Config, stage: Stage, seconds_before: float) -> str:
     drawn = {method: draw(method, "samples") for method in methods}
     rows = [
         _data_floor(config, real, real_classes, images["label"]),
-        _reconstruction(config, evaluator, images, real, reference),
-        *_rows(config, drawn, evaluator, real, reference),
+        _reconstruction(config, evaluator, images, real, some_real, reference),
+        *_rows(config, drawn, evaluator, real, some_real, reference),
     ]
     noise = {"resamplings": turns}
     for method in (Method("teacher_ar"), Method("student", 1)):
@@ -147,6 +150,7 @@ def _rows(
     drawn: dict[Method, Drawn],
     evaluator: Evaluator,
     real: np.ndarray,
+    some_real: np.ndarray,
     reference: np.ndarray,
 ) -> list[Row]:
     groups = config.groups.count
@@ -154,7 +158,7 @@ def _rows(
     teacher = drawn.get(Method("teacher_ar"))
     rows = []
     for method, made in drawn.items():
-        precision, recall = precision_recall(real, made.features, config.evaluate.neighbours)
+        precision, recall = precision_recall(some_real, made.features, config.evaluate.neighbours)
         maps_noise = method.kind not in ("teacher_ar", "skip")
         timed = not method.kind.startswith("onestep")  # no network is run to draw those here
         rows.append(
@@ -181,7 +185,8 @@ def _data_floor(
 ) -> Row:
     order = np.random.default_rng(config.seed).permutation(len(real))
     half, other = np.array_split(real[order], 2)
-    precision, recall = precision_recall(half, other, config.evaluate.neighbours)
+    limit = config.evaluate.samples
+    precision, recall = precision_recall(half[:limit], other[:limit], config.evaluate.neighbours)
     return Row(
         method="data_floor", fd_data=frechet_distance(half, other),
         class_accuracy=float(np.mean(classes == labels)), precision=precision, recall=recall,
@@ -190,7 +195,7 @@ def _data_floor(
 
 def _reconstruction(
     config: Config, evaluator: Evaluator, images: data.Arrays, real: np.ndarray,
-    reference: np.ndarray,
+    some_real: np.ndarray, reference: np.ndarray,
 ) -> Row:
     size = config.evaluate.batch
     coder, source = evaluator.parts.tokenizer, images["image"]
@@ -199,7 +204,8 @@ def _reconstruction(
         [np.asarray(rebuild(coder, source[i : i + size])) for i in range(0, len(source), size)]
     )
     features, classes = evaluator.look(rebuilt)
-    precision, recall = precision_recall(real, features, config.evaluate.neighbours)
+    limit = len(some_real)
+    precision, recall = precision_recall(some_real, features[:limit], config.evaluate.neighbours)
     return Row(
         method="reconstruction", fd_data=frechet_distance(features, real),
         fd_teacher=frechet_distance(features, reference),

@@ -52,7 +52,7 @@ def labelled_grid(
         row[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=8)
     for axis, caption in zip(axes[0], columns, strict=True):
         axis.set_title(caption, fontsize=8, pad=3)
-    figure.suptitle(title, fontsize=9, y=1.0)
+    figure.suptitle(title, fontsize=9, y=0.97)
     _write(figure, path)
 
 

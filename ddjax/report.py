@@ -65,7 +65,8 @@ def write(root: Path, config: Config, metrics: dict[str, Any]) -> None:
             "FD to teacher is the distance to another set of as many samples by teacher_ar, whose "
             "own row is therefore the floor of that column.",
             "data_floor compares one half of the data with the other. precision and recall are "
-            f"against the data ({config.evaluate.neighbours} neighbours).",
+            "against the data, as many images of it as samples "
+            f"({config.evaluate.neighbours} neighbours).",
             "tokens equal: share of ids that are those of the teacher's map for the same held-out "
             "noise. ms / image: noise to pixels in batches of "
             f"{config.evaluate.batch}, steady state, without compilation.",

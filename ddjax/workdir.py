@@ -117,15 +117,15 @@ class Stage:
 def run_stage(stage: Stage, make: Callable[[], str]) -> None:
     """Run a stage unless it is finished; print one line about it."""
     stage.begin()
-    done = stage.finished
+    name, done = stage.name.split("/")[0], stage.finished
     if done is not None:
-        print(f"{stage.name:<10} finished before: {done['summary']}", flush=True)
+        print(f"{name:<10} finished before: {done['summary']}", flush=True)
         return
     start = time.perf_counter()
     summary = make()
     seconds = time.perf_counter() - start
     stage.finish(summary, seconds)
-    print(f"{stage.name:<10} {summary}  ({seconds:.0f} s)", flush=True)
+    print(f"{name:<10} {summary}  ({seconds:.0f} s)", flush=True)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -177,10 +177,10 @@ def test_map_does_not_change_when_the_codebook_moves_or_grows():
 
 @pytest.mark.parametrize(("vocab", "dim", "scale"), [(16384, 8, 1.0), (4096, 32, 0.8)])
 def test_default_solver_at_published_codebook_sizes(x64, vocab, dim, scale):
-    """99.9 % of tokens agree with a fine solve; 3 of 1,500 is 4 standard errors above 0.1 %."""
+    """99.9 % of tokens agree with a fine solve: more than 4 of 1,000 wrong is past chance (0.4 %)."""
     rng = np.random.default_rng(7)
     codes = scale * unit_codes(vocab, dim) * rng.uniform(0.8, 1.2, size=(vocab, 1))
-    count, flipped = 1500, 0
+    count, flipped = 1000, 0
     for _ in range(5):
         direction = rng.normal(size=(count // 5, dim))
         logits = rng.uniform(0.5, 4, size=(count // 5, 1)) * (
@@ -188,9 +188,9 @@ def test_default_solver_at_published_codebook_sizes(x64, vocab, dim, scale):
         )
         log_p = truncate(jnp.asarray(logits), Guidance(top_k=vocab // 2)).astype(jnp.float64)
         eps = jnp.asarray(rng.normal(size=(count // 5, dim)))
-        fine = flow.noise_to_ids(eps, log_p, jnp.asarray(codes), flow.Solver(400, 2, 12.0))
+        fine = flow.noise_to_ids(eps, log_p, jnp.asarray(codes), flow.Solver(300, 2, 12.0))
         ours = flow.noise_to_ids(
             eps.astype(jnp.float32), log_p, jnp.asarray(codes, jnp.float32), SOLVER
         )
         flipped += int((np.asarray(fine) != np.asarray(ours)).sum())
-    assert flipped <= 5
+    assert flipped <= 4

@@ -28,7 +28,13 @@ def start(workdir, *overrides):
     return subprocess.Popen(
         command(workdir, *overrides), cwd=ROOT, text=True, stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        env={**os.environ, "JAX_COMPILATION_CACHE_DIR": str(Path(workdir).parent / "cache")},
+        env={
+            **os.environ,
+            # Most of a tiny run is compiling.
+            "JAX_COMPILATION_CACHE_DIR": str(Path(workdir).parent / "cache"),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+        },
     )
 
 

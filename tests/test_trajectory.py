@@ -24,7 +24,7 @@ def codes_of(vocab, dim=4):
     return jnp.asarray(codes / np.linalg.norm(codes, axis=1, keepdims=True))
 
 
-def gpt(vocab=16, grid=3):
+def gpt(vocab=16, grid=2):
     """A GPT with lively logits."""
     config = llamagen.GPTConfig(
         vocab_size=vocab, code_dim=4, grid=grid, width=32, layers=2, heads=2, num_classes=2
