@@ -21,7 +21,7 @@ RANKS = [
     ["sample", "teacher"],
     ["distill", "report"],
     ["evaluate"],
-    ["main", "benchmark"],
+    ["main", "benchmark", "solvers"],
 ]
 
 

@@ -19,14 +19,12 @@ ROOT = Path(__file__).parent.parent
 MODELS = ("tokenizer", "teacher", "distill")
 
 
-def command(workdir, *overrides):
-    return [sys.executable, "-m", "ddjax.main", "--config=tests/tiny.py", f"--workdir={workdir}",
-            *overrides]
-
-
-def start(workdir, *overrides):
+def start(workdir, *overrides, module="main"):
+    command = [sys.executable, "-m", f"ddjax.{module}", "--config=tests/tiny.py", *overrides]
+    if module != "benchmark":
+        command.append(f"--workdir={workdir}")
     return subprocess.Popen(
-        command(workdir, *overrides), cwd=ROOT, text=True, stdout=subprocess.PIPE,
+        command, cwd=ROOT, text=True, stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         env={
             **os.environ,
@@ -38,8 +36,8 @@ def start(workdir, *overrides):
     )
 
 
-def run(workdir, *overrides):
-    process = start(workdir, *overrides)
+def run(workdir, *overrides, module="main"):
+    process = start(workdir, *overrides, module=module)
     output, _ = process.communicate(timeout=400)
     return process.returncode, output
 
@@ -235,3 +233,27 @@ def test_a_damaged_shard_stops_the_next_stage(finished, folder):
     code, output = run(root, "--config.stages=distill")
     assert code == 1
     assert "pairs-00001.array_record is damaged" in output and "Traceback" not in output
+
+
+def test_the_benchmark_prints_a_table_and_json_and_overwrites_nothing(folder):
+    output = folder / "benchmark.json"
+    flags = ("--batch=4", "--repeats=1", f"--output={output}")
+    code, printed = run(folder / "none", *flags, module="benchmark")
+    assert code == 0, printed
+    result = json.loads(output.read_text())
+    assert {row["name"] for row in result["rows"]} == {
+        "teacher_ar", "student_1step", "student_2step", "refine_1", "decode", "pairs",
+        "flow map of the pairs", "training step"}
+    assert all(row["seconds"] > 0 for row in result["rows"])
+    assert result["pairs_per_second"] > 0 and 0 < result["flow_map_share"]
+    assert "| student_1step |" in printed and "peak memory" in printed
+    code, printed = run(folder / "none", *flags, module="benchmark")
+    assert code == 1 and "exists already; name another file" in printed
+
+
+def test_solvers_prints_agreement(finished):
+    code, printed = run(finished[0], "--tokens=64", module="solvers")
+    assert code == 0, printed
+    rows = [line.split("|")[1:-1] for line in printed.splitlines() if line.startswith("| 2 | 3 |")]
+    assert [int(row[2]) for row in rows] == [16, 24, 32, 48, 64]
+    assert float(rows[-1][3].strip(" %")) >= 98  # of 64 tokens

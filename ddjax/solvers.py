@@ -1,0 +1,93 @@
+"""Which solver is enough: `python -m ddjax.solvers --config=configs/digits.py --workdir=runs/digits`.
+
+Takes the distributions that a finished teacher really gives along held-out trajectories, and says
+for each scheme on how many tokens it agrees with a fine float64 solve, and how far the frequencies
+of the tokens it lands on are from the probabilities.
+"""
+
+import functools
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+
+from ddjax import cli, flow, keys, sample, workdir
+from ddjax.config import Config
+from ddjax.guidance import Guided
+from ddjax.methods import Method
+
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "With a finished teacher; runs/NAME-OF-CONFIG by default"
+)
+_TOKENS = flags.DEFINE_integer("tokens", 16384, "Tokens to compare", lower_bound=1)
+
+FINE = flow.Solver(steps=1000, order=2, stretch=6.0)
+SCHEMES = [
+    flow.Solver(steps=steps, order=order, stretch=stretch)
+    for order, stretch in ((1, 3.0), (2, 2.0), (2, 3.0), (2, 4.0), (3, 3.0))
+    for steps in (16, 24, 32, 48, 64)
+]
+
+
+def real_distributions(config: Config, root: Path, tokens: int) -> tuple[jax.Array, ...]:
+    """Noise [N, C], log-probabilities [N, V] of that many tokens, and the codebook [V, C]."""
+    parts = sample.load_parts(root, [Method("teacher_flow")])
+    groups, codes_VC = parts.teacher.groups, parts.tokenizer.codebook
+    count = -(-tokens // groups.length)
+    key = keys.stream(config.seed, "solvers")
+    eps = keys.noise(key, jnp.arange(count), groups.length, codes_VC.shape[1])
+    labels = jnp.arange(count) % config.data.num_classes
+    _, ids = sample.draw_images(
+        parts, eps, labels, key, method=Method("teacher_flow"), settings=sample.Settings.of(config)
+    )
+    log_p = jax.jit(
+        lambda teacher: Guided(teacher, config.guidance).log_probs(ids, labels)
+    )(parts.teacher)
+    eps, log_p = (x.reshape(-1, x.shape[-1])[:tokens] for x in (eps, log_p))
+    return eps, log_p, codes_VC
+
+
+@functools.partial(jax.jit, static_argnames="solver")
+def solve(
+    eps: jax.Array, log_p: jax.Array, codes_VC: jax.Array, solver: flow.Solver
+) -> jax.Array:
+    """`flow.noise_to_ids` in portions, so that a large codebook fits into memory."""
+    return jax.lax.map(
+        lambda token: flow.noise_to_ids(*token, codes_VC, solver), (eps, log_p), batch_size=256
+    )
+
+
+def bias(ids: np.ndarray, log_p: np.ndarray) -> float:
+    """Total variation between the frequencies of the ids and the mean of the probabilities."""
+    mean_p = np.exp(log_p.astype(np.float64)).mean(0)
+    found = np.bincount(ids, minlength=len(mean_p)) / len(ids)
+    return float(np.abs(found - mean_p).sum() / 2)
+
+
+def main(config: Config) -> None:
+    """Print the table."""
+    root = Path(_WORKDIR.value or f"runs/{config.name}")
+    for needed in ("tokenizer", "teacher"):
+        workdir.Stage(root, needed, workdir.settings(config, needed)).require()
+    eps, log_p, codes_VC = real_distributions(config, root, _TOKENS.value)
+    probabilities = np.asarray(log_p)
+    with jax.enable_x64(True):
+        fine = np.asarray(
+            solve(*(jnp.asarray(np.asarray(x), jnp.float64) for x in (eps, log_p, codes_VC)), FINE)
+        )
+    p = np.exp(probabilities.astype(np.float64))
+    entropy = -(p * np.where(p > 0, probabilities, 0)).sum(1).mean()
+    print(f"{len(eps)} tokens of {config.name}'s teacher, mean entropy {entropy:.2f} nats; bias of "
+          f"the fine solve {bias(fine, probabilities):.4f}\n")
+    print("| order | stretch | steps | agree with the fine solve | bias |")
+    print("| ---: | ---: | ---: | ---: | ---: |")
+    for scheme in SCHEMES:
+        ids = np.asarray(solve(eps, log_p, codes_VC, scheme))
+        print(f"| {scheme.order} | {scheme.stretch:g} | {scheme.steps} | "
+              f"{np.mean(ids == fine):.2%} | {bias(ids, probabilities):.4f} |", flush=True)
+
+
+if __name__ == "__main__":
+    cli.start(main)
