@@ -1,12 +1,9 @@
 """What a person sees while it runs: progress with time left, and TensorBoard events."""
 
-import os
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TypeVar
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import tqdm
 from clu import metric_writers
