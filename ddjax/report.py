@@ -52,6 +52,11 @@ def noise_lines(noise: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _about_copies(config: Config) -> list[str]:
+    copies = config.data.copies - 1
+    return [f"The data are the images and {copies} jittered copies of each."] if copies else []
+
+
 def write(root: Path, config: Config, metrics: dict[str, Any]) -> None:
     """Write both files into the workdir and print the table."""
     text = "\n".join(
@@ -62,6 +67,7 @@ def write(root: Path, config: Config, metrics: dict[str, Any]) -> None:
             "",
             f"FD is the Fréchet distance of {metrics['samples']} samples in these features: "
             f"{metrics['features']}.",
+            *_about_copies(config),
             "FD to teacher is the distance to another set of as many samples by teacher_ar, whose "
             "own row is therefore the floor of that column.",
             "data_floor compares one half of the data with the other. precision and recall are "
