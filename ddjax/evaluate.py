@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from ddjax import classify, data, keys, monitor, pictures, report, sample
+from ddjax import classify, data, keys, monitor, pictures, report, sample, tokenizer
 from ddjax.config import Config
 from ddjax.methods import Method
 from ddjax.metrics.frechet import frechet_distance
@@ -199,9 +199,11 @@ def _reconstruction(
 ) -> Row:
     size = config.evaluate.batch
     coder, source = evaluator.parts.tokenizer, images["image"]
-    rebuild = jax.jit(lambda coder, x: coder.decode(coder.codebook[coder.encode(x)]))
     rebuilt = np.concatenate(
-        [np.asarray(rebuild(coder, source[i : i + size])) for i in range(0, len(source), size)]
+        [
+            np.asarray(tokenizer.reconstruct(coder, source[i : i + size]))
+            for i in range(0, len(source), size)
+        ]
     )
     features, classes = evaluator.look(rebuilt)
     limit = len(some_real)
