@@ -1,0 +1,53 @@
+"""Operations are counted exactly: products, convolutions, scans, branches and gradients."""
+
+import jax
+import jax.numpy as jnp
+
+from ddjax import flops
+
+A, B = jnp.ones((3, 5, 7)), jnp.ones((3, 7, 11))
+PRODUCT = 2 * 3 * 5 * 7 * 11
+
+
+def product(a, b):
+    return jnp.einsum("bij,bjk->bik", a, b)
+
+
+def test_products():
+    assert flops.count(product, A, B) == PRODUCT
+    assert flops.count(jax.jit(product), A, B) == PRODUCT
+    assert flops.count(jax.checkpoint(product), A, B) == PRODUCT
+
+
+def test_a_gradient_takes_twice_as_much_again():
+    both = jax.value_and_grad(lambda a, b: jnp.sum(product(a, b) ** 2), argnums=(0, 1))
+    assert flops.count(both, A, B) == 3 * PRODUCT
+
+
+def test_a_scan_counts_every_turn_and_a_branch_the_longest():
+    def scanned(a, b):
+        return jax.lax.scan(lambda c, _: (c, product(c, b)), a, length=13)[1]
+
+    def branch(a, b):
+        return jax.lax.cond(a[0, 0, 0] > 0, lambda: product(a, b), lambda: 0 * product(a, b))
+
+    assert flops.count(scanned, A, B) == 13 * PRODUCT
+    assert flops.count(branch, A, B) == PRODUCT
+
+
+def test_convolutions():
+    def conv(x, kernel, groups):
+        return jax.lax.conv_general_dilated(
+            x, kernel, (2, 2), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            feature_group_count=groups,
+        )
+
+    image = jnp.ones((2, 8, 8, 6))
+    outputs = 2 * 4 * 4 * 10
+    assert flops.count(lambda x: conv(x, jnp.ones((3, 3, 6, 10)), 1), image) == 2 * outputs * 54
+    assert flops.count(lambda x: conv(x, jnp.ones((3, 3, 3, 10)), 2), image) == 2 * outputs * 27
+
+
+def test_the_peak_of_an_unknown_device_is_measured():
+    value, source = flops.peak(jax.devices("cpu")[0])
+    assert value > 1e8 and source.startswith("measured")
