@@ -5,7 +5,7 @@
 
 from ml_collections import ConfigDict
 
-from ddjax.config import complete
+from ddjax.config_file import complete
 
 
 def get_config() -> ConfigDict:
@@ -40,7 +40,7 @@ def get_config() -> ConfigDict:
                       "checkpoint_every": 200},
         },
         "guidance": {"scale": 1.5, "top_k": 0, "top_p": 0.95},
-        "flow": {"steps": 48, "order": 2, "stretch": 3.0},
+        "flow": {"steps": 64, "order": 3, "stretch": 3.0},
         "pairs": {"count": 50_000, "per_shard": 10_000, "batch": 1000},
         "student": {"kind": "llamagen_student", "steps": (0, 5), "split": 16},
         "distill": {
@@ -54,7 +54,7 @@ def get_config() -> ConfigDict:
             "batch": 500,
             "methods": "teacher_ar,teacher_flow,student_1step,student_2step,"
                        "teacher_involved_2_6,refine_1,refine_2,skip_4,onestep_class,onestep_all",
-            "classifier": classifier,
+            "features": classifier,
             "resamplings": 4,
             "neighbours": 3,
         },

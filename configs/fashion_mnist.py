@@ -9,7 +9,7 @@ Images come through TFDS, or from a folder with the IDX files:
 
 from ml_collections import ConfigDict
 
-from ddjax.config import complete
+from ddjax.config_file import complete
 
 
 def get_config() -> ConfigDict:
@@ -40,7 +40,7 @@ def get_config() -> ConfigDict:
             "train": {"steps": 3000, "batch": 64, "learning_rate": 2e-3, "weight_decay": 0.05},
         },
         "guidance": {"scale": 1.0},
-        "flow": {"steps": 48, "order": 2, "stretch": 3.0},
+        "flow": {"steps": 64, "order": 3, "stretch": 3.0},
         "pairs": {"count": 100_000, "per_shard": 10_000, "batch": 1000},
         "student": {"kind": "llamagen_student", "steps": (0, 5), "split": 16},
         "distill": {
@@ -54,7 +54,7 @@ def get_config() -> ConfigDict:
             "batch": 500,
             "methods": "teacher_ar,teacher_flow,student_1step,student_2step,"
                        "teacher_involved_2_6,refine_1,refine_2,skip_4,onestep_class,onestep_all",
-            "classifier": classifier,
+            "features": classifier,
         },
         "sample": {"method": "student", "first": 2, "last": 6},
     })

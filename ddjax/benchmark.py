@@ -1,9 +1,11 @@
 """How fast: `python -m ddjax.benchmark --config=configs/digits.py`.
 
-Random weights of the config's sizes; steady state, compilation apart. Ratios between rows of one
-run mean something, seconds of two runs on a busy machine do not.
+Models of the config's sizes, with random weights where it names none that are there; steady state,
+compilation apart. Ratios between rows of one run mean something, seconds of two runs on a busy
+machine do not.
 """
 
+import dataclasses
 import functools
 import json
 import resource
@@ -14,21 +16,26 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import flax
 import jax
 import jax.numpy as jnp
 from absl import flags
 from flax import nnx
 
-from ddjax import cli, distill, flow, pairs, sample, train, trajectory, workdir
-from ddjax.config import Config
+from ddjax import cli, distill, files, flops, flow, pairs, parts, sample, train
+from ddjax.config import Config, Model
 from ddjax.errors import UserError
-from ddjax.guidance import Guided
+from ddjax.groups import Groups
 from ddjax.methods import Method
 from ddjax.models import MODELS
 
-_BATCH = flags.DEFINE_integer("batch", 64, "Images at once", lower_bound=1)
+_BATCH = flags.DEFINE_list("batch", ["64"], "Images at once, one or more: 1,8")
+_TRAIN_BATCH = flags.DEFINE_integer("train_batch", None, "Of the training step; the config's")
+_ONLY = flags.DEFINE_list("only", [], "Rows to measure; all by default")
 _REPEATS = flags.DEFINE_integer("repeats", 5, "Timed calls; the median counts", lower_bound=1)
 _OUTPUT = flags.DEFINE_string("output", None, "Write the JSON here too; must not exist")
+
+TRAINING = "training step"
 
 
 def timed(call: Callable[[], Any], repeats: int) -> dict[str, float]:
@@ -41,64 +48,89 @@ def timed(call: Callable[[], Any], repeats: int) -> dict[str, float]:
     return {"seconds": statistics.median(seconds[1:]), "first_call_seconds": seconds[0]}
 
 
-def benchmark(config: Config, batch: int, repeats: int) -> dict[str, Any]:
-    """All rows, each with seconds a call and an image, and how much memory the process took."""
-    parts, frozen = _random_parts(config)
-    length, code_dim = config.groups.length, parts.tokenizer.codebook.shape[1]
-    eps = jax.random.normal(jax.random.key(0), (batch, length, code_dim))
-    labels = jnp.arange(batch, dtype=jnp.int32) % config.data.num_classes
-    rows = []
-
-    def measure(name: str, call: Callable[[], Any]) -> dict[str, Any]:
-        row = {"name": name, **timed(call, repeats)}
-        row["seconds_per_image"] = row["seconds"] / batch
-        rows.append(row)
-        return row
-
-    settings = sample.Settings.of(config)
-    for name in ("teacher_ar", "student_1step", "student_2step", "refine_1"):
-        method = Method.parse(name)
-        if not method.problem(config.groups.count, len(config.student.steps)):
-            draw = jax.jit(functools.partial(sample.draw, method=method, settings=settings))
-            measure(name, functools.partial(draw, parts, eps, labels, jax.random.key(1)))
-    decode = jax.jit(lambda tokenizer, x: tokenizer.decode(x))
-    codes = parts.tokenizer.codebook[_ids(batch, config)]
-    measure("decode", lambda: decode(parts.tokenizer, codes))
-    whole = measure("pairs", lambda: pairs.map_batch(
-        parts.teacher, parts.tokenizer.codebook, eps, labels, guidance=config.guidance,
-        solver=config.flow,
-    ))
-    log_p, _ = Guided(parts.teacher, config.guidance).prefill(labels, trajectory.no_prefix(batch))
-    mapping = measure("flow map of the pairs", lambda: _map_all_tokens(
-        log_p[:, 0], eps, parts.tokenizer.codebook, config.flow
-    ))
-    train_row = measure("training step", _training_step(config, parts, frozen))
-    train_row["seconds_per_image"] = train_row["seconds"] / config.distill.train.batch
+def benchmark(config: Config) -> dict[str, Any]:
+    """All rows asked for, and how much memory the process took."""
+    models, frozen = _parts(config)
+    rows, todo = [], []
+    for batch in map(int, _BATCH.value):
+        todo += [(name, batch, call) for name, call in _calls(config, models, batch).items()]
+    train_batch = _TRAIN_BATCH.value or config.distill.train.batch
+    todo.append((TRAINING, train_batch, _training_step(config, models, frozen, train_batch)))
+    for name, batch, call in todo:
+        if name in _ONLY.value or not _ONLY.value:
+            print(f"{name}, batch {batch} ...", file=sys.stderr, flush=True)
+            row = {"name": name, "batch": batch, **timed(call, _REPEATS.value)}
+            rows.append({**row, "seconds_per_image": row["seconds"] / batch})
+    _add_ratios(rows, functools.partial(_training_flops, config, models, frozen))
     return {
         "config": config.name,
+        "weights": {name: _weights(getattr(config, name)) for name in ("teacher", "tokenizer")},
         "device": jax.devices()[0].device_kind,
         "devices": jax.device_count(),
         "jax": jax.__version__,
+        "flax": flax.__version__,
         "command": " ".join(["python -m ddjax.benchmark", *sys.argv[1:]]),
-        "batch": batch,
-        "pairs_per_second": batch / whole["seconds"],
-        "flow_map_share": mapping["seconds"] / whole["seconds"],
         "peak_memory_mb": _peak_memory_mb(),
         "rows": rows,
     }
 
 
-def _random_parts(config: Config) -> tuple[sample.Parts, distill.Frozen]:
-    def make(kind: str, sizes: Any) -> nnx.Module:
-        return MODELS[kind](sizes, rngs=nnx.Rngs(0))
-
-    teacher = make(config.teacher.kind, config.teacher.model)
-    tokenizer = make(config.tokenizer.kind, config.tokenizer.model)
-    student = MODELS[config.student.kind].from_teacher(teacher, rngs=nnx.Rngs(1))
-    net = config.distill.perceptual_net
-    return sample.Parts(teacher, tokenizer, student, None), distill.Frozen(
-        tokenizer, make(net.kind, net.model)
+def _calls(config: Config, models: sample.Parts, batch: int) -> dict[str, Callable[[], Any]]:
+    """What is measured at a batch, but for the training step; nothing runs yet."""
+    codes_VC, groups = models.tokenizer.codebook, config.groups
+    eps = jax.random.normal(jax.random.key(0), (batch, groups.length, codes_VC.shape[1]))
+    labels = jnp.arange(batch, dtype=jnp.int32) % config.data.num_classes
+    settings, calls = sample.Settings.of(config), {}
+    for name in ("teacher_ar", "student_1step", "student_2step", "refine_1"):
+        method = Method.parse(name)
+        if not method.problem(groups.count, len(config.student.steps)):
+            draw = jax.jit(functools.partial(sample.draw, method=method, settings=settings))
+            calls[name] = functools.partial(draw, models, eps, labels, jax.random.key(1))
+    decode = jax.jit(lambda tokenizer, x: tokenizer.decode(x))
+    calls["decode"] = lambda: decode(models.tokenizer, codes_VC[_ids(batch, config)])
+    calls["pairs"] = lambda: pairs.map_batch(
+        models.teacher, codes_VC, eps, labels, guidance=config.guidance, solver=config.flow
     )
+    calls["flow map of the pairs"] = lambda: _map_all_tokens(
+        jnp.zeros((batch, len(codes_VC))), eps, codes_VC, groups, config.flow
+    )
+    return calls
+
+
+def _add_ratios(rows: list[dict[str, Any]], training_flops: Callable[[int], float]) -> None:
+    """What follows from the times: shares, rates, utilisation."""
+    seconds = {(row["name"], row["batch"]): row["seconds"] for row in rows}
+    for row in rows:
+        teacher = seconds.get(("teacher_ar", row["batch"]))
+        if teacher and row["name"].startswith(("student", "refine")):
+            row["speedup_over_teacher"] = teacher / row["seconds"]
+        if row["name"] == "pairs":
+            row["pairs_per_second"] = row["batch"] / row["seconds"]
+            mapping = seconds.get(("flow map of the pairs", row["batch"]))
+            if mapping:
+                row["flow_map_share"] = mapping / row["seconds"]
+        if row["name"] == TRAINING:
+            row["flops"] = training_flops(row["batch"])
+            peak, row["peak_source"] = flops.peak(jax.devices()[0])
+            row["model_flop_utilisation"] = row["flops"] / row["seconds"] / peak
+
+
+def _parts(config: Config) -> tuple[sample.Parts, distill.Frozen]:
+    """The models that the config names, where they are there; others with random weights."""
+
+    def model(section: Model, where: str) -> nnx.Module:
+        section = dataclasses.replace(section, weights=_weights(section))
+        return parts.load_model(section, where, Path(), config.seed)
+
+    teacher, tokenizer = model(config.teacher, "teacher"), model(config.tokenizer, "tokenizer")
+    student = MODELS[config.student.kind].from_teacher(teacher, rngs=nnx.Rngs(1))
+    net = model(config.distill.perceptual_net, "net") if config.distill.perceptual else None
+    return sample.Parts(tokenizer, teacher, student, None), distill.Frozen(tokenizer, net)
+
+
+def _weights(section: Model) -> str:
+    there = section.weights and Path(section.weights).is_dir()
+    return section.weights if there else parts.RANDOM
 
 
 def _ids(batch: int, config: Config) -> jax.Array:
@@ -106,38 +138,59 @@ def _ids(batch: int, config: Config) -> jax.Array:
     return jax.random.randint(jax.random.key(2), shape, 0, vocab)
 
 
-@functools.partial(jax.jit, static_argnames="solver")
+@functools.partial(jax.jit, static_argnames=("groups", "solver"))
 def _map_all_tokens(
-    log_p_BV: jax.Array, eps_BLC: jax.Array, codes_VC: jax.Array, solver: flow.Solver
-) -> jax.Array:
-    """The part of pair generation that is not the teacher: the map, token after token."""
+    log_p_BV: jax.Array, eps_BLC: jax.Array, codes_VC: jax.Array, groups: Groups,
+    solver: flow.Solver,
+) -> list[jax.Array]:
+    """The part of pair generation that is not the teacher: the map, group after group."""
+    made = []
+    for begin, end in groups.runs(0, groups.count):
+        first, stop, size = groups.starts[begin], groups.starts[end], groups.sizes[begin]
+        log_p = jnp.broadcast_to(log_p_BV[:, None], (len(log_p_BV), size, log_p_BV.shape[1]))
+        eps = eps_BLC[:, first:stop].reshape(len(eps_BLC), end - begin, size, -1)
 
-    def one(_: None, eps_BC: jax.Array) -> tuple:
-        return None, flow.noise_to_ids(eps_BC, log_p_BV, codes_VC, solver)
+        def one(_: None, eps_BSC: jax.Array, log_p: jax.Array = log_p) -> tuple:
+            return None, flow.noise_to_ids(eps_BSC, log_p, codes_VC, solver)
 
-    return jax.lax.scan(one, None, jnp.swapaxes(eps_BLC, 0, 1))[1]
+        made.append(jax.lax.scan(one, None, jnp.swapaxes(eps, 0, 1))[1])
+    return made
+
+
+def _training_rows(config: Config, batch: int) -> dict[str, jax.Array]:
+    index = jnp.arange(batch, dtype=jnp.int32)
+    return {"index": index, "condition": index % config.data.num_classes,
+            "ids": _ids(batch, config)}
 
 
 def _training_step(
-    config: Config, parts: sample.Parts, frozen: distill.Frozen
+    config: Config, models: sample.Parts, frozen: distill.Frozen, batch: int
 ) -> Callable[[], Any]:
-    batch = config.distill.train.batch
-    rows = {
-        "index": jnp.arange(batch, dtype=jnp.int32),
-        "condition": jnp.arange(batch, dtype=jnp.int32) % config.data.num_classes,
-        "ids": _ids(batch, config),
-    }
     loss = functools.partial(distill.loss, config=config, noise_seed=0)
-    holder = [train.init_state(jax.tree.map(jnp.copy, parts.student), config.distill.train)]
+    rows, state = _training_rows(config, batch), None
 
     def step() -> Any:
-        holder[0], scalars = train.train_step(
-            holder[0], frozen=frozen, batch=rows, key=jax.random.key(0), loss=loss,
+        nonlocal state
+        if state is None:
+            state = train.init_state(jax.tree.map(jnp.copy, models.student), config.distill.train)
+        state, scalars = train.train_step(
+            state, frozen=frozen, batch=rows, key=jax.random.key(0), loss=loss,
             config=config.distill.train,
         )
         return scalars
 
     return step
+
+
+def _training_flops(
+    config: Config, models: sample.Parts, frozen: distill.Frozen, batch: int
+) -> float:
+    """Of the loss and its gradient: what the model needs, without recomputation."""
+    loss = functools.partial(distill.loss, config=config, noise_seed=0)
+    grad = jax.value_and_grad(loss, has_aux=True)
+    return flops.count(
+        grad, models.student, frozen, _training_rows(config, batch), jax.random.key(0)
+    )
 
 
 def _peak_memory_mb() -> float:
@@ -152,22 +205,27 @@ def table(result: dict[str, Any]) -> str:
     """The result as Markdown."""
     lines = [
         f"{result['config']} on {result['devices']} x {result['device']}, jax {result['jax']}, "
-        f"batch {result['batch']}",
+        f"peak memory {result['peak_memory_mb']:.0f} MB",
         "",
-        "| what | ms / image | ms / call | first call, s |",
-        "| --- | ---: | ---: | ---: |",
+        "| what | batch | ms / image | ms / call | first call, s | |",
+        "| --- | ---: | ---: | ---: | ---: | --- |",
     ]
-    lines += [
-        f"| {row['name']} | {1e3 * row['seconds_per_image']:.3g} | {1e3 * row['seconds']:.4g} | "
-        f"{row['first_call_seconds']:.1f} |"
-        for row in result["rows"]
-    ]
-    lines += [
-        "",
-        f"{result['pairs_per_second']:.0f} pairs per second, {result['flow_map_share']:.0%} of it "
-        f"in the flow map; peak memory {result['peak_memory_mb']:.0f} MB",
-    ]
-    return "\n".join(lines)
+    return "\n".join(lines + [_table_row(row) for row in result["rows"]])
+
+
+def _table_row(row: dict[str, Any]) -> str:
+    notes = {
+        "speedup_over_teacher": "{:.1f}x over the teacher",
+        "pairs_per_second": "{:.3g} pairs a second",
+        "flow_map_share": "{:.0%} of it in the flow map",
+        "model_flop_utilisation": "{:.0%} of peak",
+        "peak_source": "({})",
+    }
+    note = ", ".join(text.format(row[key]) for key, text in notes.items() if key in row)
+    return (
+        f"| {row['name']} | {row['batch']} | {1e3 * row['seconds_per_image']:.3g} | "
+        f"{1e3 * row['seconds']:.4g} | {row['first_call_seconds']:.1f} | {note} |"
+    )
 
 
 def main(config: Config) -> None:
@@ -175,10 +233,10 @@ def main(config: Config) -> None:
     output = Path(_OUTPUT.value) if _OUTPUT.value else None
     if output and output.exists():
         raise UserError(f"--output={output} exists already; name another file")
-    result = benchmark(config, _BATCH.value, _REPEATS.value)
+    result = benchmark(config)
     print(table(result), json.dumps(result), sep="\n\n")
     if output:
-        workdir.write_json(output, result)
+        files.write_json(output, result)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Train a small classifier: features for the evaluation, and for the perceptual loss."""
+"""The nets that compare images: for the evaluation and for the perceptual loss."""
 
 from pathlib import Path
 from typing import Any
@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from ddjax import data, keys, train
-from ddjax.config import Model
+from ddjax import data, parts, train
+from ddjax.config import Config, Model
 from ddjax.models import MODELS
 
 
@@ -24,19 +24,27 @@ def loss(
     return jnp.mean(nll), {"accuracy": accuracy}
 
 
-def train_classifier(
-    name: str, directory: Path, section: Model, images: data.Arrays, seed: int
-) -> nnx.Module:
-    """The classifier of a folder, trained if it is not there; the name is part of its seed."""
+def net(name: str, where: str, directory: Path, section: Model, config: Config) -> nnx.Module:
+    """The net of a section: its weights, or a classifier trained into the folder.
+
+    Args:
+      name: on the progress bar; part of the seed.
+      where: the key of the section.
+      directory: of the training.
+      section: of the config.
+      config: whose images it is trained on.
+    """
+    if section.weights:
+        return parts.load_model(section, f"{where}.weights", directory / "model", config.seed)
     cls = MODELS[section.kind]
     return train.train(
         name=name,
         directory=directory,
         kind=section.kind,
-        init=lambda: cls(section.model, rngs=nnx.Rngs(keys.stream(seed, f"{name}.init"))),
+        init=lambda rngs: cls(section.model, rngs=rngs),
         loss=loss,
         frozen=None,
-        batches=data.batches(images, section.train.batch, seed),
-        key=keys.stream(seed, name),
+        rows=data.load(config.data),
+        seed=config.seed,
         config=section.train,
     )

@@ -8,8 +8,9 @@ from collections.abc import Callable
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from ddjax import workdir
-from ddjax.config import Config, from_dict
+from ddjax import files
+from ddjax.config import Config
+from ddjax.config_file import from_dict
 from ddjax.errors import UserError
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Which config, such as configs/digits.py")
@@ -29,14 +30,15 @@ def start(command: Callable[[Config], None]) -> None:
         except UserError as error:
             sys.exit(f"error: {error}")
         except Exception as error:
-            if not workdir.is_disk_full(error):
+            if not files.is_disk_full(error):
                 raise
             sys.exit(
                 "error: the disk is full; nothing is lost. Make room and start the same command "
                 f"again ({str(error).splitlines()[0]})"
             )
 
-    logging.set_verbosity(logging.WARNING)
+    # What libraries log as an error they raise as well, and it is told once, where it is caught.
+    logging.set_verbosity(logging.FATAL)
     flags.mark_flag_as_required("config")
     app.run(guarded, flags_parser=_parse)
 

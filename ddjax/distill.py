@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from ddjax import classify, data, keys, pairs, pictures, sample, train, trajectory, weights
+from ddjax import classify, keys, pairs, parts, pictures, sample, train, trajectory
 from ddjax.config import Config
 from ddjax.models import MODELS
 from ddjax.workdir import Stage
@@ -21,7 +21,7 @@ class Frozen(NamedTuple):
     """What the loss reads and nothing trains."""
 
     tokenizer: nnx.Module
-    perceptual_net: nnx.Module
+    perceptual_net: nnx.Module | None
 
 
 def loss(
@@ -66,13 +66,14 @@ def loss(
 def run(config: Config, stage: Stage) -> str:
     """Train; returns one line about it."""
     root = stage.directory.parent
-    teacher = weights.load(root / "teacher" / "model")
-    tokenizer = weights.load(root / "tokenizer" / "model")
+    teacher, tokenizer = (parts.load(config, root, name) for name in ("teacher", "tokenizer"))
     section = config.distill
-    perceptual_net = classify.train_classifier(
-        "perceptual net", stage.directory / "perceptual_net", section.perceptual_net,
-        data.load(config.data), config.seed,
-    )
+    perceptual_net = None
+    if section.perceptual:
+        perceptual_net = classify.net(
+            "perceptual net", "distill.perceptual_net", stage.directory / "perceptual_net",
+            section.perceptual_net, config,
+        )
     store = pairs.Store(root / "pairs")
     rows = store.read()
     loss_fn = functools.partial(
@@ -97,13 +98,11 @@ def run(config: Config, stage: Stage) -> str:
         name=stage.name,
         directory=stage.directory,
         kind=config.student.kind,
-        init=lambda: cls.from_teacher(
-            teacher, rngs=nnx.Rngs(keys.stream(config.seed, "student.init"))
-        ),
+        init=lambda rngs: cls.from_teacher(teacher, rngs=rngs),
         loss=loss_fn,
         frozen=frozen,
-        batches=data.batches(rows, section.train.batch, config.seed),
-        key=keys.stream(config.seed, "distill"),
+        rows=rows,
+        seed=config.seed,
         config=section.train,
         restore=config.restore,
         pictures=samples,

@@ -14,7 +14,7 @@ from ddjax.config import Config
 from ddjax.methods import Method
 from ddjax.metrics.frechet import frechet_distance
 from ddjax.metrics.precision_recall import precision_recall
-from ddjax.workdir import Stage
+from ddjax.workdir import Stage, seconds_before
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,28 +47,35 @@ class Row:
 class Evaluator:
     """Draws and measures; all methods see the same labels and the same held-out noise."""
 
-    def __init__(self, config: Config, root: Path, classifier: nnx.Module) -> None:
-        self.config, self.classifier = config, classifier
+    def __init__(self, config: Config, root: Path, net: nnx.Module) -> None:
+        self.config, self.net = config, net
         methods = [Method.parse(name) for name in config.evaluate.methods]
-        self.parts = sample.load_parts(root, methods)
+        self.parts = sample.load_parts(config, root, [Method("teacher_ar"), *methods])
         self.settings = sample.Settings.of(config)
         self.labels = np.arange(config.evaluate.samples) % config.data.num_classes
-        self._look = jax.jit(lambda net, images: (net.features(images), net(images).argmax(-1)))
+        self.classifies = hasattr(config.evaluate.features.model, "num_classes")
+        self._look = jax.jit(self._features_and_classes)
+
+    def _features_and_classes(self, net: nnx.Module, images: jax.Array) -> tuple:
+        classes = net(images).argmax(-1) if self.classifies else jnp.full(len(images), -1)
+        return net.features(images), classes
 
     def look(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Features [N, F] and classes [N] of images."""
+        """Features [N, F] and classes [N] of images; -1 where the net does not classify."""
         size = self.config.evaluate.batch
-        parts = [
-            self._look(self.classifier, images[i : i + size]) for i in range(0, len(images), size)
-        ]
+        parts = [self._look(self.net, images[i : i + size]) for i in range(0, len(images), size)]
         features, classes = zip(*parts, strict=True)
         return np.concatenate(features), np.concatenate(classes)
+
+    def accuracy(self, classes: np.ndarray, labels: np.ndarray) -> float | None:
+        """Share of images seen as their class, or None."""
+        return float(np.mean(classes == labels)) if self.classifies else None
 
     def draw(self, method: Method, turn: str) -> Drawn:
         """All samples of a method; `turn` names the noise, another turn is a resampling."""
         batch, total = self.config.evaluate.batch, self.config.evaluate.samples
         key = keys.stream(self.config.seed, f"evaluate.{turn}")
-        length = self.parts.teacher.groups.length
+        length = self.config.groups.length
         code_dim = self.parts.tokenizer.codebook.shape[1]
         features, ids, classes, shown, times = [], [], [], [], []
         for start in range(0, total, batch):
@@ -83,7 +90,7 @@ class Evaluator:
                 )
             )
             times.append((time.perf_counter() - begin) / batch)
-            seen, guess = self._look(self.classifier, images)
+            seen, guess = self._look(self.net, images)
             for all_, part in ((features, seen), (ids, tokens), (classes, guess)):
                 all_.append(np.asarray(part))
             if not shown:
@@ -95,24 +102,47 @@ class Evaluator:
         )
 
 
-def run(config: Config, stage: Stage, seconds_before: float) -> str:
+class Real:
+    """The data as the net sees them; without data every figure about them is None."""
+
+    def __init__(self, evaluator: Evaluator) -> None:
+        config = evaluator.config
+        self.there = config.data.name != data.NONE
+        if not self.there:
+            return
+        self.data = data.load(config.data)
+        self.features, self.classes = evaluator.look(self.data["image"])
+        self.order = np.random.default_rng(config.seed).permutation(len(self.features))
+        # Precision and recall compare each with each: as many of the data as there are samples.
+        self.some = self.features[self.order[: config.evaluate.samples]]
+        self.neighbours = config.evaluate.neighbours
+
+    def distance(self, features: np.ndarray) -> float | None:
+        """Fréchet distance of features to the data's."""
+        return frechet_distance(features, self.features) if self.there else None
+
+    def precision_recall(self, features: np.ndarray) -> tuple[float | None, float | None]:
+        """Of samples against the data."""
+        if not self.there:
+            return None, None
+        return precision_recall(self.some, features[: len(self.some)], self.neighbours)
+
+
+def run(config: Config, stage: Stage) -> str:
     """Measure, write report.md, metrics.json, samples.png and tradeoff.png into the workdir."""
     begin = time.perf_counter()
     root = stage.directory.parent
-    images = data.load(config.data)
-    classifier = classify.train_classifier(
-        "classifier", stage.directory / "classifier", config.evaluate.classifier, images,
-        config.seed,
+    section = config.evaluate.features
+    net = classify.net(
+        "classifier", "evaluate.features", stage.directory / "classifier", section, config
     )
-    evaluator = Evaluator(config, root, classifier)
-    real, real_classes = evaluator.look(images["image"])
-    # Precision and recall compare every real with every sample: as many of the one as of the other.
-    order = np.random.default_rng(config.seed).permutation(len(real))
-    some_real = real[order[: config.evaluate.samples]]
+    evaluator = Evaluator(config, root, net)
+    real = Real(evaluator)
     methods = [Method.parse(name) for name in config.evaluate.methods]
     turns = config.evaluate.resamplings
-    bar = iter(monitor.progress(range(len(methods) + 2 * turns + 1), "evaluate",
-                                len(methods) + 2 * turns + 1))
+    resampled = [m for m in (Method("teacher_ar"), Method("student", 1)) if m in methods]
+    todo = 1 + len(methods) + turns * len(resampled)
+    bar = iter(monitor.progress(range(todo), "evaluate", todo))
 
     def draw(method: Method, turn: str) -> Drawn:
         next(bar)
@@ -120,22 +150,22 @@ def run(config: Config, stage: Stage, seconds_before: float) -> str:
 
     reference = draw(Method("teacher_ar"), "reference").features
     drawn = {method: draw(method, "samples") for method in methods}
-    rows = [
-        _data_floor(config, real, real_classes, images["label"]),
-        _reconstruction(config, evaluator, images, real, some_real, reference),
-        *_rows(config, drawn, evaluator, real, some_real, reference),
-    ]
     noise = {"resamplings": turns}
-    for method in (Method("teacher_ar"), Method("student", 1)):
+    for method in resampled:
         sets = [draw(method, f"resampling {turn}").features for turn in range(turns)]
         noise[method.name] = _spread(sets, real, reference)
     next(bar, None)
+    rows = _data_rows(evaluator, real, reference) if real.there else []
+    rows += _rows(drawn, evaluator, real, reference)
+    made_by = f"of {section.weights}" if section.weights else f"trained on {config.data.name}"
     metrics = {
-        "features": f"last hidden layer ({real.shape[1]} wide) of a small classifier trained on "
-        f"{config.data.name}; not Inception, so the distances are not FID",
+        "features": f"last layer ({reference.shape[1]} wide) of a {section.kind} {made_by}; not "
+        "Inception, so the distances are not FID",
         "noise": noise,
         "samples": config.evaluate.samples,
-        "seconds_total": round(seconds_before + time.perf_counter() - begin, 1),
+        "seconds_total": round(
+            seconds_before(root, stage.name) + time.perf_counter() - begin, 1
+        ),
         "rows": [dataclasses.asdict(row) for row in rows],
     }
     report.write(root, config, metrics)
@@ -146,27 +176,22 @@ def run(config: Config, stage: Stage, seconds_before: float) -> str:
 
 
 def _rows(
-    config: Config,
-    drawn: dict[Method, Drawn],
-    evaluator: Evaluator,
-    real: np.ndarray,
-    some_real: np.ndarray,
-    reference: np.ndarray,
+    drawn: dict[Method, Drawn], evaluator: Evaluator, real: Real, reference: np.ndarray
 ) -> list[Row]:
-    groups = config.groups.count
+    groups = evaluator.config.groups.count
     exact = drawn.get(Method("teacher_flow"))
     teacher = drawn.get(Method("teacher_ar"))
     rows = []
     for method, made in drawn.items():
-        precision, recall = precision_recall(some_real, made.features, config.evaluate.neighbours)
+        precision, recall = real.precision_recall(made.features)
         maps_noise = method.kind not in ("teacher_ar", "skip")
         timed = not method.kind.startswith("onestep")  # no network is run to draw those here
         rows.append(
             Row(
                 method=method.name,
-                fd_data=frechet_distance(made.features, real),
+                fd_data=real.distance(made.features),
                 fd_teacher=frechet_distance(made.features, reference),
-                class_accuracy=float(np.mean(made.classes == evaluator.labels)),
+                class_accuracy=evaluator.accuracy(made.classes, evaluator.labels),
                 precision=precision,
                 recall=recall,
                 tokens_equal=float(np.mean(made.ids == exact.ids))
@@ -180,53 +205,42 @@ def _rows(
     return rows
 
 
-def _data_floor(
-    config: Config, real: np.ndarray, classes: np.ndarray, labels: np.ndarray
-) -> Row:
-    order = np.random.default_rng(config.seed).permutation(len(real))
-    half, other = np.array_split(real[order], 2)
-    limit = config.evaluate.samples
-    precision, recall = precision_recall(half[:limit], other[:limit], config.evaluate.neighbours)
-    return Row(
+def _data_rows(evaluator: Evaluator, real: Real, reference: np.ndarray) -> list[Row]:
+    """One half of the data against the other, and the data through the tokenizer."""
+    half, other = np.array_split(real.features[real.order], 2)
+    limit, neighbours = evaluator.config.evaluate.samples, real.neighbours
+    precision, recall = precision_recall(half[:limit], other[:limit], neighbours)
+    floor = Row(
         method="data_floor", fd_data=frechet_distance(half, other),
-        class_accuracy=float(np.mean(classes == labels)), precision=precision, recall=recall,
-    )
-
-
-def _reconstruction(
-    config: Config, evaluator: Evaluator, images: data.Arrays, real: np.ndarray,
-    some_real: np.ndarray, reference: np.ndarray,
-) -> Row:
-    size = config.evaluate.batch
-    coder, source = evaluator.parts.tokenizer, images["image"]
-    rebuilt = np.concatenate(
-        [
-            np.asarray(tokenizer.reconstruct(coder, source[i : i + size]))
-            for i in range(0, len(source), size)
-        ]
-    )
-    features, classes = evaluator.look(rebuilt)
-    limit = len(some_real)
-    precision, recall = precision_recall(some_real, features[:limit], config.evaluate.neighbours)
-    return Row(
-        method="reconstruction", fd_data=frechet_distance(features, real),
-        fd_teacher=frechet_distance(features, reference),
-        class_accuracy=float(np.mean(classes == images["label"])),
+        class_accuracy=evaluator.accuracy(real.classes, real.data["label"]),
         precision=precision, recall=recall,
     )
+    size, source = evaluator.config.evaluate.batch, real.data["image"]
+    rebuilt = [
+        np.asarray(tokenizer.reconstruct(evaluator.parts.tokenizer, source[i : i + size]))
+        for i in range(0, len(source), size)
+    ]
+    features, classes = evaluator.look(np.concatenate(rebuilt))
+    precision, recall = real.precision_recall(features)
+    rebuilt_row = Row(
+        method="reconstruction", fd_data=real.distance(features),
+        fd_teacher=frechet_distance(features, reference),
+        class_accuracy=evaluator.accuracy(classes, real.data["label"]),
+        precision=precision, recall=recall,
+    )
+    return [floor, rebuilt_row]
 
 
 def _spread(
-    sets: list[np.ndarray], real: np.ndarray, reference: np.ndarray
-) -> dict[str, dict[str, float]]:
+    sets: list[np.ndarray], real: Real, reference: np.ndarray
+) -> dict[str, dict[str, float] | None]:
     """Mean and standard deviation of the distances over fresh sets of samples."""
-    values = {
-        "fd_data": [frechet_distance(features, real) for features in sets],
-        "fd_teacher": [frechet_distance(features, reference) for features in sets],
-    }
+    distances = {"fd_teacher": [frechet_distance(features, reference) for features in sets]}
+    if real.there:
+        distances["fd_data"] = [real.distance(features) for features in sets]
     return {
         name: {"mean": float(np.mean(v)), "std": float(np.std(v, ddof=min(1, len(v) - 1)))}
-        for name, v in values.items()
+        for name, v in distances.items()
     }
 
 
@@ -242,7 +256,7 @@ def _write_pictures(
         method.name: made.images[order] for method, made in drawn.items() if method.kind in kinds
     }
     pictures.labelled_grid(
-        root / "samples.png", shown, [str(i % classes) for i in order],
+        root / "samples.png", shown, [[str(i % classes) for i in order]],
         f"{config.name}: each column one noise draw (onestep* has none), captions are classes",
     )
     points = {

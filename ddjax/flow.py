@@ -27,8 +27,8 @@ class Solver:
       stretch: how far the grid reaches; in units of 1 / (root mean square norm of the codes).
     """
 
-    steps: int = 48
-    order: int = 2
+    steps: int = 64
+    order: int = 3
     stretch: float = 3.0
 
     def grid(self) -> np.ndarray:

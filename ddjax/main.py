@@ -1,6 +1,5 @@
 """Run the stages that a config names: `python -m ddjax.main --config=configs/digits.py`."""
 
-import functools
 import os
 import time
 from collections.abc import Callable
@@ -9,7 +8,7 @@ from pathlib import Path
 import jax
 from absl import flags
 
-from ddjax import cli, workdir
+from ddjax import cli, parts, workdir
 from ddjax.config import STAGES, Config
 
 _WORKDIR = flags.DEFINE_string(
@@ -24,9 +23,11 @@ def main(config: Config) -> None:
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         # So that a run that goes on after a stop compiles nothing again.
         jax.config.update("jax_compilation_cache_dir", str(root.absolute() / "compilation_cache"))
-    for name in STAGES:
-        if name in config.stages:
-            _run_stage(config, root, name)
+    todo = [name for name in STAGES if name in config.stages]
+    for name in todo:
+        workdir.settings(config, name)  # a missing model folder is told now, not hours later
+    for name in todo:
+        _run_stage(config, root, name)
     print(f"{'total':<10} {time.perf_counter() - begin:.0f} s in {root}", flush=True)
 
 
@@ -34,22 +35,18 @@ def _run_stage(config: Config, root: Path, name: str) -> None:
     # Here, not at the top: a wrong config is refused before the slow imports.
     from ddjax import distill, evaluate, pairs, sample, teacher, tokenizer
 
-    before, folder = STAGES[: STAGES.index(name)], name
-    if name == "sample":
-        before, folder = sample.needs(config.sample_method()), sample.folder(config)
-    seconds = 0.0
-    for needed in before:
-        earlier = workdir.Stage(root, needed, workdir.settings(config, needed))
-        earlier.require()
-        seconds += earlier.finished["seconds"]
-    stages: dict[str, Callable] = {
-        "tokenizer": tokenizer.run,
-        "teacher": teacher.run,
-        "pairs": pairs.run,
-        "distill": distill.run,
-        "evaluate": functools.partial(evaluate.run, seconds_before=seconds),
-        "sample": sample.run,
+    given = parts.given(config)
+    if name in given:
+        print(f"{name:<10} not run: config.{given[name]}.weights is given", flush=True)
+        return
+    for needed in workdir.reads(config, name):
+        if needed not in given:
+            workdir.Stage(root, needed, workdir.settings(config, needed)).require()
+    stages: dict[str, Callable[[Config, workdir.Stage], str]] = {
+        "tokenizer": tokenizer.run, "teacher": teacher.run, "pairs": pairs.run,
+        "distill": distill.run, "evaluate": evaluate.run, "sample": sample.run,
     }
+    folder = sample.folder(config) if name == "sample" else name
     stage = workdir.Stage(root, folder, workdir.settings(config, name))
     workdir.run_stage(stage, lambda: stages[name](config, stage))
 

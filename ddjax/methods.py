@@ -33,7 +33,7 @@ class Method:
         Raises:
           UserError: there is none of that name.
         """
-        for kind, (pattern, _) in _KINDS.items():
+        for kind, (pattern, *_) in _KINDS.items():
             match = re.fullmatch(pattern.format(r"(\d+)", r"(\d+)"), name)
             if match:
                 return cls(kind, *(int(number) for number in match.groups()))
@@ -63,6 +63,11 @@ class Method:
         """Network passes for one image of a teacher with that many groups."""
         return _KINDS[self.kind][1](self, groups)
 
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The stages whose output it needs, beside the tokenizer's."""
+        return _KINDS[self.kind][2]
+
     def problem(self, groups: int, student_steps: int) -> str:
         """What is wrong with the numbers, for that many groups and student steps; "" if nothing."""
         if self.kind == "student" and not 1 <= self.first <= student_steps:
@@ -80,18 +85,19 @@ def _involved_passes(method: Method, groups: int) -> int:
     return int(method.first > 0) + (method.last - method.first) + int(method.last < groups)
 
 
-_KINDS: dict[str, tuple[str, Callable[[Method, int], int]]] = {
-    "teacher_ar": ("teacher_ar", lambda m, groups: groups),
-    "teacher_flow": ("teacher_flow", lambda m, groups: groups),
-    "student": ("student_{}step", lambda m, groups: m.first),
-    "teacher_involved": ("teacher_involved_{}_{}", _involved_passes),
-    "refine": ("refine_{}", lambda m, groups: 1 + m.first),
-    "skip": ("skip_{}", lambda m, groups: groups - m.first),
-    "onestep_class": ("onestep_class", lambda m, groups: 1),
-    "onestep_all": ("onestep_all", lambda m, groups: 1),
+# By kind: the pattern of its name, its network passes, the stages that it reads.
+_KINDS: dict[str, tuple[str, Callable[[Method, int], int], tuple[str, ...]]] = {
+    "teacher_ar": ("teacher_ar", lambda m, groups: groups, ("teacher",)),
+    "teacher_flow": ("teacher_flow", lambda m, groups: groups, ("teacher",)),
+    "student": ("student_{}step", lambda m, groups: m.first, ("distill",)),
+    "teacher_involved": ("teacher_involved_{}_{}", _involved_passes, ("teacher", "distill")),
+    "refine": ("refine_{}", lambda m, groups: 1 + m.first, ("teacher", "distill")),
+    "skip": ("skip_{}", lambda m, groups: groups - m.first, ("teacher", "pairs")),
+    "onestep_class": ("onestep_class", lambda m, groups: 1, ("pairs",)),
+    "onestep_all": ("onestep_all", lambda m, groups: 1, ("pairs",)),
 }
 
 
 def _unknown(name: str) -> UserError:
-    known = ", ".join(pattern.format("N", "M") for pattern, _ in _KINDS.values())
+    known = ", ".join(pattern.format("N", "M") for pattern, *_ in _KINDS.values())
     return UserError(f"sampling method {name!r} is unknown; known are {known}")

@@ -20,7 +20,7 @@ import numpy as np
 from array_record.python import array_record_module
 from flax import nnx
 
-from ddjax import keys, monitor, trajectory, weights, workdir
+from ddjax import files, keys, monitor, parts, trajectory, workdir
 from ddjax.config import Config
 from ddjax.errors import UserError
 from ddjax.flow import Solver
@@ -72,14 +72,14 @@ class Store:
         except ValueError:
             raise UserError(f"{self._manifest} is damaged: not readable as JSON") from None
 
-    def create(self, about: dict[str, Any]) -> dict[str, str]:
+    def create(self, about: dict[str, Any]) -> set[str]:
         """Begin or continue a store.
 
         Args:
           about: what the pairs were made with; must equal what is in the manifest already.
 
         Returns:
-          SHA-256 by name of the shards that are there; each was checked.
+          names of the shards that are there; each was checked.
 
         Raises:
           UserError: another teacher or other settings, or a damaged shard.
@@ -92,11 +92,15 @@ class Store:
                     f"{self.directory} holds pairs of another {' and '.join(other)}; use another "
                     "--workdir"
                 )
-            self.verify(there["shards"])
-            return there["shards"]
+            present = {
+                name: sha256 for name, sha256 in there["shards"].items()
+                if (self.directory / name).exists()
+            }
+            self.verify(present)
+            return set(present)
         self.directory.mkdir(parents=True, exist_ok=True)
-        workdir.write_json(self._manifest, {**about, "shards": {}})
-        return {}
+        files.write_json(self._manifest, {**about, "shards": {}})
+        return set()
 
     def verify(self, shards: dict[str, str]) -> None:
         """Compare the shards with their digests.
@@ -113,8 +117,9 @@ class Store:
                 problems.append(f"{path} is damaged")
         if problems:
             raise UserError(
-                f"{'; '.join(problems)}; remove its line from {self._manifest} and run the stage "
-                "pairs again to write just that shard anew"
+                f"{'; '.join(problems)}; remove what is damaged and "
+                f"{self.directory / 'finished.json'}, and run the stage pairs again: it makes just "
+                "the missing shards anew"
             )
 
     def write(self, name: str, condition_N: np.ndarray, ids_NL: np.ndarray) -> None:
@@ -122,7 +127,7 @@ class Store:
         path = self.directory / name
         records = np.zeros(len(ids_NL), _record(ids_NL.shape[1]))
         records["condition"], records["ids"] = condition_N, ids_NL
-        with workdir.atomic(path) as temporary:
+        with files.atomic(path) as temporary:
             writer = array_record_module.ArrayRecordWriter(
                 str(temporary), "group_size:1,uncompressed"
             )
@@ -132,7 +137,7 @@ class Store:
         manifest = self.manifest()
         manifest["shards"][name] = _file_digest(path)
         manifest["shards"] = dict(sorted(manifest["shards"].items()))
-        workdir.write_json(self._manifest, manifest)
+        files.write_json(self._manifest, manifest)
 
     def read(self) -> dict[str, np.ndarray]:
         """All pairs: {"index": int32 [N], "condition": int32 [N], "ids": uint16 [N, L]}.
@@ -169,13 +174,13 @@ def _file_digest(path: Path) -> str:
 def run(config: Config, stage: Stage) -> str:
     """Make the missing shards; returns one line about it."""
     root = stage.directory.parent
-    teacher = weights.load(root / "teacher" / "model")
-    codes_VC = weights.load(root / "tokenizer" / "model").codebook
+    teacher = parts.load(config, root, "teacher")
+    codes_VC = parts.load(config, root, "tokenizer").codebook
     section = config.pairs
     store = Store(stage.directory)
     about = {
-        "teacher": weights.saved_digest(root / "teacher" / "model"),
-        "tokenizer": weights.saved_digest(root / "tokenizer" / "model"),
+        "teacher": parts.digest(config, root, "teacher"),
+        "tokenizer": parts.digest(config, root, "tokenizer"),
         "settings": workdir.settings(config, "pairs"),
         "count": section.count,
         "length": teacher.groups.length,
@@ -190,14 +195,14 @@ def run(config: Config, stage: Stage) -> str:
 
     todo = sum(-(-len(shard(start)) // section.batch) for start in missing)
     bar = monitor.progress(_batches(config, teacher, codes_VC, missing, shard), stage.name, todo)
-    parts: list[np.ndarray] = []
+    made: list[np.ndarray] = []
     for start, ids in bar:
-        parts.append(ids)
+        made.append(ids)
         rows = shard(start)
-        if sum(map(len, parts)) >= len(rows):
+        if sum(map(len, made)) >= len(rows):
             labels = labels_of(np.arange(rows.start, rows.stop), config.data.num_classes)
-            store.write(names[start], labels, np.concatenate(parts)[: len(rows)])
-            parts = []
+            store.write(names[start], labels, np.concatenate(made)[: len(rows)])
+            made = []
     return f"{section.count} pairs in {len(starts)} shards, {len(missing)} of them made now"
 
 

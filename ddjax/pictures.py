@@ -8,8 +8,11 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib import ticker
 
-from ddjax.workdir import atomic
+from ddjax.files import atomic
+
+DPI = 150
 
 
 def to_unit(images: np.ndarray) -> np.ndarray:
@@ -29,29 +32,34 @@ def tile(images: np.ndarray, columns: int) -> np.ndarray:
 
 
 def labelled_grid(
-    path: Path, rows: dict[str, np.ndarray], columns: Sequence[str], title: str
+    path: Path, rows: dict[str, np.ndarray], captions: Sequence[Sequence[str]], title: str
 ) -> None:
-    """Write a PNG: a row of images for each name, a caption over each column.
+    """Write a PNG: a row of images for each name, captions over the images.
 
     Args:
       path: of the PNG.
-      rows: by name, images [len(columns), H, W, channels] in [-1, 1].
-      columns: captions.
+      rows: by name, images [n, H, W, channels] in [-1, 1].
+      captions: of the images of the first rows; one list captions the columns.
       title: over everything.
     """
+    # A small image is shown large, a large one at its own size.
+    side = max(0.62, max(images.shape[1] for images in rows.values()) / DPI)
+    columns, space = max(map(len, rows.values())), 0.06 if len(captions) == 1 else 0.35
     figure, axes = plt.subplots(
-        len(rows), len(columns), squeeze=False,
-        figsize=(0.62 * len(columns) + 1.6, 0.62 * len(rows) + 0.7),
-        gridspec_kw={"wspace": 0.06, "hspace": 0.06},
+        len(rows), columns, squeeze=False,
+        figsize=(side * columns + 1.6, side * (1 + space) * len(rows) + 0.7),
+        gridspec_kw={"wspace": 0.06, "hspace": space},
     )
+    for axis in axes.flat:
+        axis.set(xticks=[], yticks=[])
+        axis.spines[:].set_visible(False)
     for row, (name, images) in zip(axes, rows.items(), strict=True):
-        for axis, image in zip(row, to_unit(images), strict=True):
+        for axis, image in zip(row, to_unit(images), strict=False):
             axis.imshow(image.squeeze(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-            axis.set(xticks=[], yticks=[])
-            axis.spines[:].set_visible(False)
         row[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=8)
-    for axis, caption in zip(axes[0], columns, strict=True):
-        axis.set_title(caption, fontsize=8, pad=3)
+    for row, names in zip(axes, captions, strict=False):
+        for axis, caption in zip(row, names, strict=False):
+            axis.set_title(caption, fontsize=8, pad=3)
     figure.suptitle(title, fontsize=9, y=0.97)
     _write(figure, path)
 
@@ -77,6 +85,10 @@ def tradeoff(
                       color="grey", va="bottom")
     axis.set(xscale="log", yscale="log", xlabel="milliseconds per image (steady state)",
              ylabel=f"{quality} (lower is better)")
+    for scale, (low, high) in ((axis.xaxis, axis.get_xlim()), (axis.yaxis, axis.get_ylim())):
+        scale.set_major_formatter("{x:g}")  # 0.3 reads easier than 3 x 10^-1
+        few = high < 12 * low
+        scale.set_minor_formatter("{x:g}" if few else ticker.NullFormatter())
     axis.grid(alpha=0.3, which="both", lw=0.4)
     axis.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
     _write(figure, path)
@@ -84,5 +96,5 @@ def tradeoff(
 
 def _write(figure: plt.Figure, path: Path) -> None:
     with atomic(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=150, bbox_inches="tight")
+        figure.savefig(temporary, format="png", dpi=DPI, bbox_inches="tight")
     plt.close(figure)

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from ddjax import workdir
+from ddjax import data, files
 from ddjax.config import Config
 
 _COLUMNS = {
@@ -39,22 +39,30 @@ def _cell(name: str, value: Any) -> str:
 
 def noise_lines(noise: dict[str, Any]) -> str:
     """How much the distances move from one set of samples to the next."""
+    titles = {name: title for name, (title, _) in _COLUMNS.items()}
     lines = [
         f"Noise: over {noise['resamplings']} fresh sets of samples (mean ± standard deviation)"
     ]
     for method, spread in noise.items():
         if method != "resamplings":
-            data, teacher = spread["fd_data"], spread["fd_teacher"]
-            lines.append(
-                f"- {method}: FD to data {data['mean']:.2f} ± {data['std']:.2f}, "
-                f"FD to teacher {teacher['mean']:.3f} ± {teacher['std']:.3f}"
-            )
+            values = [
+                f"{titles[name]} {found['mean']:.3f} ± {found['std']:.3f}"
+                for name, found in sorted(spread.items())
+            ]
+            lines.append(f"- {method}: {', '.join(values)}")
     return "\n".join(lines)
 
 
-def _about_copies(config: Config) -> list[str]:
+def _about_data(config: Config) -> list[str]:
+    if config.data.name == data.NONE:
+        return ["There are no data to compare with: figures about data are left out."]
     copies = config.data.copies - 1
-    return [f"The data are the images and {copies} jittered copies of each."] if copies else []
+    jittered = f" The data are the images and {copies} jittered copies of each." if copies else ""
+    return [
+        "data_floor compares one half of the data with the other. precision and recall are against "
+        "the data, as many images of it as samples "
+        f"({config.evaluate.neighbours} neighbours).{jittered}"
+    ]
 
 
 def write(root: Path, config: Config, metrics: dict[str, Any]) -> None:
@@ -67,12 +75,9 @@ def write(root: Path, config: Config, metrics: dict[str, Any]) -> None:
             "",
             f"FD is the Fréchet distance of {metrics['samples']} samples in these features: "
             f"{metrics['features']}.",
-            *_about_copies(config),
+            *_about_data(config),
             "FD to teacher is the distance to another set of as many samples by teacher_ar, whose "
             "own row is therefore the floor of that column.",
-            "data_floor compares one half of the data with the other. precision and recall are "
-            "against the data, as many images of it as samples "
-            f"({config.evaluate.neighbours} neighbours).",
             "tokens equal: share of ids that are those of the teacher's map for the same held-out "
             "noise. ms / image: noise to pixels in batches of "
             f"{config.evaluate.batch}, steady state, without compilation.",
@@ -88,7 +93,7 @@ def write(root: Path, config: Config, metrics: dict[str, Any]) -> None:
             "",
         ]
     )
-    workdir.write_json(root / "metrics.json", metrics)
-    with workdir.atomic(root / "report.md") as temporary:
+    files.write_json(root / "metrics.json", metrics)
+    with files.atomic(root / "report.md") as temporary:
         temporary.write_text(text)
     print(f"\n{table(metrics['rows'])}\n\n{noise_lines(metrics['noise'])}\n", flush=True)

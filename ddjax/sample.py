@@ -15,18 +15,21 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from ddjax import baselines, flow, keys, pairs, pictures, trajectory, weights, workdir
+from ddjax import baselines, files, flow, keys, pairs, parts, pictures, trajectory
 from ddjax.config import Config
 from ddjax.guidance import Guidance, Guided
 from ddjax.methods import Method
 from ddjax.workdir import Stage
 
+# Images in a row of the picture.
+COLUMNS = 10
+
 
 class Parts(NamedTuple):
-    """What sampling reads. `student` and `pool_NL` may be None where the method needs none."""
+    """What sampling reads; None where no method needs it."""
 
-    teacher: nnx.Module
     tokenizer: nnx.Module
+    teacher: nnx.Module | None
     student: nnx.Module | None
     pool_NL: jax.Array | None
 
@@ -91,7 +94,7 @@ def draw(
 ) -> jax.Array:
     """Code vectors [B, L, C] by a method; `key` is for the methods that draw beside the noise."""
     s, codes_VC = settings, parts.tokenizer.codebook
-    teacher = Guided(parts.teacher, s.guidance)
+    teacher = parts.teacher and Guided(parts.teacher, s.guidance)
     batch = eps_BLC.shape[0]
     student = functools.partial(
         student_sample, parts.student, codes_VC, eps_BLC, condition, split=s.split
@@ -150,57 +153,40 @@ def draw_images(
     return parts.tokenizer.decode(x), flow.nearest_ids(x, parts.tokenizer.codebook)
 
 
-def load_parts(root: Path, methods: list[Method]) -> Parts:
-    """Read from a workdir what these methods need."""
-    kinds = {method.kind for method in methods}
-    student = pool = None
-    if kinds & {"student", "refine", "teacher_involved"}:
-        student = weights.load(root / "distill" / "model")
-    if kinds & {"skip", "onestep_class", "onestep_all"}:
-        pool = jnp.asarray(pairs.Store(root / "pairs").read()["ids"])
-    return Parts(
-        weights.load(root / "teacher" / "model"), weights.load(root / "tokenizer" / "model"),
-        student, pool,
-    )
+def load_parts(config: Config, root: Path, methods: list[Method]) -> Parts:
+    """What these methods read, of the run in a workdir."""
+    needed = {stage for method in methods for stage in method.reads}
 
+    def model(stage: str) -> nnx.Module | None:
+        return parts.load(config, root, stage) if stage in needed else None
 
-def needs(method: Method) -> tuple[str, ...]:
-    """The stages whose output a method reads."""
-    if method.kind in ("teacher_ar", "teacher_flow"):
-        return ("tokenizer", "teacher")
-    if method.kind in ("skip", "onestep_class", "onestep_all"):
-        return ("tokenizer", "teacher", "pairs")
-    return ("tokenizer", "teacher", "pairs", "distill")
+    pool = jnp.asarray(pairs.Store(root / "pairs").read()["ids"]) if "pairs" in needed else None
+    return Parts(parts.load(config, root, "tokenizer"), model("teacher"), model("distill"), pool)
 
 
 def run(config: Config, stage: Stage) -> str:
     """Draw the images asked for; returns one line about it."""
     root = stage.directory.parent.parent
     method, labels = config.sample_method(), jnp.asarray(config.sample_labels(), jnp.int32)
-    parts = load_parts(root, [method])
-    length, code_dim = parts.teacher.groups.length, parts.tokenizer.codebook.shape[1]
+    loaded = load_parts(config, root, [method])
+    length, code_dim = config.groups.length, loaded.tokenizer.codebook.shape[1]
     key = keys.stream(config.seed, "sample")
     eps = keys.noise(key, jnp.arange(len(labels)), length, code_dim)
     images, ids = draw_images(
-        parts, eps, labels, key, method=method, settings=Settings.of(config)
+        loaded, eps, labels, key, method=method, settings=Settings.of(config)
     )
     images = np.asarray(images)
-    with workdir.atomic(stage.directory / "images.npz") as temporary, temporary.open("wb") as file:
+    with files.atomic(stage.directory / "images.npz") as temporary, temporary.open("wb") as file:
         np.savez(file, images=images, ids=np.asarray(ids), labels=np.asarray(labels))
-    columns = min(10, len(labels))
-    rows = {
-        f"{i}…" if len(labels) > columns else "": _padded(images[i : i + columns], columns)
-        for i in range(0, len(labels), columns)
-    }
-    captions = [str(label) for label in labels[:columns]] if len(rows) == 1 else [""] * columns
+    captions = [str(label) for label in config.sample_labels()]
+    starts = range(0, len(captions), COLUMNS)
     pictures.labelled_grid(
-        stage.directory / "images.png", rows, captions, f"{method.name}, seed {config.seed}"
+        stage.directory / "images.png",
+        {f"{i}…" if len(starts) > 1 else "": images[i : i + COLUMNS] for i in starts},
+        [captions[i : i + COLUMNS] for i in starts],
+        f"{method.name}, seed {config.seed}; captions are classes",
     )
     return f"{len(labels)} images by {method.name}: {stage.directory / 'images.png'}"
-
-
-def _padded(images: np.ndarray, count: int) -> np.ndarray:
-    return np.concatenate([images, np.ones((count - len(images), *images.shape[1:]))])
 
 
 def folder(config: Config) -> str:

@@ -2,7 +2,8 @@
 
 Takes the distributions that a finished teacher really gives along held-out trajectories, and says
 for each scheme on how many tokens it agrees with a fine float64 solve, and how far the frequencies
-of the tokens it lands on are from the probabilities.
+of the tokens it lands on are from the probabilities. With --codebook=16384,8 (LlamaGen's size) or
+--codebook=4096,32 (VAR's) the codes and distributions are random instead, and no run is needed.
 """
 
 import functools
@@ -21,19 +22,20 @@ from ddjax.methods import Method
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "With a finished teacher; runs/NAME-OF-CONFIG by default"
 )
+_CODEBOOK = flags.DEFINE_list("codebook", None, "V,C of random codes, instead of a teacher's")
 _TOKENS = flags.DEFINE_integer("tokens", 16384, "Tokens to compare", lower_bound=1)
 
 FINE = flow.Solver(steps=1000, order=2, stretch=6.0)
 SCHEMES = [
     flow.Solver(steps=steps, order=order, stretch=stretch)
-    for order, stretch in ((1, 3.0), (2, 2.0), (2, 3.0), (2, 4.0), (3, 3.0))
-    for steps in (16, 24, 32, 48, 64)
+    for order, stretch in ((1, 3.0), (2, 3.0), (2, 4.0), (3, 2.0), (3, 3.0))
+    for steps in (16, 32, 48, 64, 96)
 ]
 
 
 def real_distributions(config: Config, root: Path, tokens: int) -> tuple[jax.Array, ...]:
     """Noise [N, C], log-probabilities [N, V] of that many tokens, and the codebook [V, C]."""
-    parts = sample.load_parts(root, [Method("teacher_flow")])
+    parts = sample.load_parts(config, root, [Method("teacher_flow")])
     groups, codes_VC = parts.teacher.groups, parts.tokenizer.codebook
     count = -(-tokens // groups.length)
     key = keys.stream(config.seed, "solvers")
@@ -47,6 +49,22 @@ def real_distributions(config: Config, root: Path, tokens: int) -> tuple[jax.Arr
     )(parts.teacher)
     eps, log_p = (x.reshape(-1, x.shape[-1])[:tokens] for x in (eps, log_p))
     return eps, log_p, codes_VC
+
+
+def random_distributions(vocab: int, code_dim: int, tokens: int) -> tuple[jax.Array, ...]:
+    """As `real_distributions`, of codes on the unit sphere.
+
+    log p leans along a random direction of code space, more or less steeply from token to token,
+    under noise: a teacher too prefers codes that are like each other.
+    """
+    keys_ = jax.random.split(jax.random.key(0), 5)
+    codes_VC = jax.random.normal(keys_[0], (vocab, code_dim))
+    codes_VC = codes_VC / jnp.linalg.norm(codes_VC, axis=-1, keepdims=True)
+    steepness = jnp.exp(jax.random.uniform(keys_[1], (tokens, 1), minval=-0.7, maxval=1.8))
+    lean = jax.random.normal(keys_[2], (tokens, code_dim)) @ codes_VC.T
+    noise = jax.random.normal(keys_[3], (tokens, vocab))
+    log_p = jax.nn.log_softmax(jnp.broadcast_to(steepness, lean.shape) * lean + noise)
+    return jax.random.normal(keys_[4], (tokens, code_dim)), log_p, codes_VC
 
 
 @functools.partial(jax.jit, static_argnames="solver")
@@ -68,10 +86,15 @@ def bias(ids: np.ndarray, log_p: np.ndarray) -> float:
 
 def main(config: Config) -> None:
     """Print the table."""
-    root = Path(_WORKDIR.value or f"runs/{config.name}")
-    for needed in ("tokenizer", "teacher"):
-        workdir.Stage(root, needed, workdir.settings(config, needed)).require()
-    eps, log_p, codes_VC = real_distributions(config, root, _TOKENS.value)
+    if _CODEBOOK.value:
+        vocab, code_dim = map(int, _CODEBOOK.value)
+        what = f"random distributions over {vocab} codes of width {code_dim}"
+        eps, log_p, codes_VC = random_distributions(vocab, code_dim, _TOKENS.value)
+    else:
+        root, what = Path(_WORKDIR.value or f"runs/{config.name}"), f"{config.name}'s teacher"
+        for needed in ("tokenizer", "teacher"):
+            workdir.Stage(root, needed, workdir.settings(config, needed)).require()
+        eps, log_p, codes_VC = real_distributions(config, root, _TOKENS.value)
     probabilities = np.asarray(log_p)
     with jax.enable_x64(True):
         fine = np.asarray(
@@ -79,8 +102,8 @@ def main(config: Config) -> None:
         )
     p = np.exp(probabilities.astype(np.float64))
     entropy = -(p * np.where(p > 0, probabilities, 0)).sum(1).mean()
-    print(f"{len(eps)} tokens of {config.name}'s teacher, mean entropy {entropy:.2f} nats; bias of "
-          f"the fine solve {bias(fine, probabilities):.4f}\n")
+    print(f"{len(eps)} tokens of {what}, mean entropy {entropy:.2f} nats; bias of the fine solve "
+          f"{bias(fine, probabilities):.4f}\n")
     print("| order | stretch | steps | agree with the fine solve | bias |")
     print("| ---: | ---: | ---: | ---: | ---: |")
     for scheme in SCHEMES:

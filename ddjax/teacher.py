@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from ddjax import data, keys, pictures, tokenizer, train, trajectory, weights
+from ddjax import data, parts, pictures, tokenizer, train, trajectory
 from ddjax.config import Config
 from ddjax.config import Teacher as TeacherConfig
 from ddjax.guidance import Guidance, Guided
@@ -39,7 +39,7 @@ def loss(
 def run(config: Config, stage: Stage) -> str:
     """Train; returns one line about it."""
     images = data.load(config.data)
-    coder = weights.load(stage.directory.parent / "tokenizer" / "model")
+    coder = parts.load(config, stage.directory.parent, "tokenizer")
     rows = {"ids": tokenizer.encode(coder, images["image"]), "label": images["label"]}
     held_out = images["source"] % HELD_OUT == 0
     unseen = {name: array[held_out] for name, array in rows.items()}
@@ -51,11 +51,11 @@ def run(config: Config, stage: Stage) -> str:
         name=stage.name,
         directory=stage.directory,
         kind=section.kind,
-        init=lambda: cls(section.model, rngs=nnx.Rngs(keys.stream(config.seed, "teacher.init"))),
+        init=lambda rngs: cls(section.model, rngs=rngs),
         loss=functools.partial(loss, config=section),
         frozen=None,
-        batches=data.batches(seen, section.train.batch, config.seed),
-        key=keys.stream(config.seed, "teacher"),
+        rows=seen,
+        seed=config.seed,
         config=section.train,
         restore=config.restore,
         pictures=lambda model, _: {

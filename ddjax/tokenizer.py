@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from ddjax import data, flow, keys, pictures, train
+from ddjax import data, flow, pictures, train
 from ddjax.config import Config
 from ddjax.config import Tokenizer as TokenizerConfig
 from ddjax.models import MODELS
@@ -67,11 +67,11 @@ def run(config: Config, stage: Stage) -> str:
         name=stage.name,
         directory=stage.directory,
         kind=section.kind,
-        init=lambda: cls(section.model, rngs=nnx.Rngs(keys.stream(config.seed, "tokenizer.init"))),
+        init=lambda rngs: cls(section.model, rngs=rngs),
         loss=functools.partial(loss, config=section),
         frozen=None,
-        batches=data.batches(images, section.train.batch, config.seed),
-        key=keys.stream(config.seed, "tokenizer"),
+        rows=images,
+        seed=config.seed,
         config=section.train,
         restore=config.restore,
         pictures=reconstructions,

@@ -18,7 +18,7 @@ import numpy as np
 import optax
 from flax import nnx
 
-from ddjax import checkpoint, monitor, weights
+from ddjax import checkpoint, data, keys, monitor, weights
 from ddjax.config import Train
 from ddjax.errors import UserError
 
@@ -107,11 +107,11 @@ def train(
     name: str,
     directory: Path,
     kind: str,
-    init: Callable[[], nnx.Module],
+    init: Callable[[nnx.Rngs], nnx.Module],
     loss: Loss,
     frozen: Any,
-    batches: grain.MapDataset,
-    key: jax.Array,
+    rows: data.Arrays,
+    seed: int,
     config: Train,
     restore: str = "latest",
     pictures: Pictures | None = None,
@@ -119,14 +119,14 @@ def train(
     """Train a model, or continue, or read it if it is finished.
 
     Args:
-      name: shown on the progress bar.
+      name: shown on the progress bar; names the streams of randomness.
       directory: gets `model/` (the averaged weights, once finished), `checkpoints/`, `events/`.
       kind: of `ddjax.models.MODELS`, for the model folder.
       init: makes the model that training starts from.
       loss: see `Loss`; must not change between calls, it is a static argument of the step.
       frozen: pytree that the loss reads and nothing updates.
-      batches: endless batches of arrays.
-      key: of all randomness in the loss.
+      rows: the examples, arrays of one length.
+      seed: of the order of the examples, of the initial weights and of the loss.
       config: hyper-parameters.
       restore: "latest" or "previous" checkpoint.
       pictures: for TensorBoard.
@@ -141,8 +141,9 @@ def train(
     if (directory / "model").exists():
         return weights.load(directory / "model")
     checkpoints = checkpoint.Checkpoints(directory / "checkpoints", config.keep)
+    batches = data.batches(rows, config.batch, seed)
     iterator = iter(batches.to_iter_dataset(grain.ReadOptions(num_threads=1)))
-    state = init_state(init(), config)
+    state = init_state(init(nnx.Rngs(keys.stream(seed, f"{name}.init"))), config)
     restored = checkpoints.restore(state, restore)
     if restored is not None:
         state, position = restored
@@ -151,7 +152,9 @@ def train(
     try:
         state = _loop(
             name, state, iterator, checkpoints, events,
-            functools.partial(train_step, frozen=frozen, key=key, loss=loss, config=config),
+            functools.partial(
+                train_step, frozen=frozen, key=keys.stream(seed, name), loss=loss, config=config
+            ),
             config, lambda model: pictures(model, frozen) if pictures else {},
         )
     finally:

@@ -15,7 +15,7 @@ import safetensors
 import safetensors.numpy
 from flax import nnx
 
-from ddjax import workdir
+from ddjax import files
 from ddjax.errors import UserError
 from ddjax.models import MODELS
 
@@ -57,20 +57,28 @@ def save(directory: Path, kind: str, model: nnx.Module) -> None:
     """
     arrays = {name: np.asarray(leaf) for name, leaf in flatten(model).items()}
     about = {"kind": kind, "config": dataclasses.asdict(model.config), "sha256": digest(arrays)}
-    with workdir.atomic(directory) as temporary:
+    with files.atomic(directory) as temporary:
         temporary.mkdir()
         safetensors.numpy.save_file(arrays, temporary / "weights.safetensors")
         (temporary / "config.json").write_text(json.dumps(about, indent=1) + "\n")
 
 
-def load(directory: Path | str) -> nnx.Module:
-    """Read a model folder.
+def load(directory: Path | str, kind: str | None = None, sizes: Any = None) -> nnx.Module:
+    """Read a model folder, or the one of a finished stage of a workdir.
+
+    Args:
+      directory: the folder.
+      kind: the kind it must be, if any.
+      sizes: the sizes it must have, if any; of them `dtype`, the type of the computation, is the
+        reader's choice.
 
     Raises:
-      UserError: not there, damaged, or not what its config says; the file is named.
+      UserError: not there, damaged, or not what its config says or what is wanted; it is named.
     """
-    directory = Path(directory)
+    directory = _model_folder(Path(directory))
     about = _read_about(directory)
+    if kind not in (None, about["kind"]):
+        raise UserError(f"{directory} holds a {about['kind']}, where a {kind} is wanted")
     file = directory / "weights.safetensors"
     try:
         arrays = safetensors.numpy.load_file(file)
@@ -80,10 +88,31 @@ def load(directory: Path | str) -> nnx.Module:
         raise UserError(f"{file} is damaged ({error}); make the folder anew") from None
     if digest(arrays) != about["sha256"]:
         raise UserError(f"{file} is damaged: its digest is not that of config.json")
-    cls = MODELS[about["kind"]]
-    sizes = {k: tuple(v) if isinstance(v, list) else v for k, v in about["config"].items()}
-    template = jax.eval_shape(lambda: cls(cls.Config(**sizes), rngs=nnx.Rngs(0)))
+    cls, there = MODELS[about["kind"]], _sizes(about)
+    if sizes is not None:
+        _check_sizes(directory, there, sizes)
+    template = jax.eval_shape(lambda: cls(sizes or there, rngs=nnx.Rngs(0)))
     return fill(template, arrays, str(file))
+
+
+def _model_folder(directory: Path) -> Path:
+    stage = directory / "model"
+    return stage if (stage / "config.json").exists() else directory
+
+
+def _sizes(about: dict[str, Any]) -> Any:
+    values = {k: tuple(v) if isinstance(v, list) else v for k, v in about["config"].items()}
+    return MODELS[about["kind"]].Config(**values)
+
+
+def _check_sizes(directory: Path, there: Any, wanted: Any) -> None:
+    there, wanted = dataclasses.asdict(there), dataclasses.asdict(wanted)
+    different = [
+        f"{key} {there[key]!r}, not {wanted[key]!r}"
+        for key in wanted if key != "dtype" and there[key] != wanted[key]
+    ]
+    if different:
+        raise UserError(f"{directory} is of other sizes than the config: {', '.join(different)}")
 
 
 def fill(template: Any, arrays: dict[str, np.ndarray], source: str) -> Any:
@@ -123,4 +152,4 @@ def _read_about(directory: Path) -> dict[str, Any]:
 
 def saved_digest(directory: Path) -> str:
     """The digest that a model folder was written with."""
-    return _read_about(directory)["sha256"]
+    return _read_about(_model_folder(directory))["sha256"]

@@ -1,43 +1,73 @@
-"""The workdir: one folder a stage, with the settings that made it; atomic files.
+"""The workdir: one folder a stage, with the settings that made it.
 
-Nothing is ever overwritten or mixed: a stage whose folder was made by other settings is refused,
-and a file has its final name only once it is whole.
+Nothing is ever overwritten or mixed: a stage whose folder was made by other settings is refused.
 """
 
-import contextlib
 import dataclasses
-import errno
 import json
-import os
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ddjax.config import Config
+from ddjax import files, parts
+from ddjax.config import STAGES, Config
 from ddjax.errors import UserError
+from ddjax.methods import Method
 
-# The parts of the config that decide what a stage makes.
-_PARTS = {
+# The sections of the config that decide what a stage makes, beside those of the stages it reads.
+_SECTIONS = {
     "tokenizer": ("data", "tokenizer"),
-    "teacher": ("data", "tokenizer", "teacher"),
-    "pairs": ("data", "tokenizer", "teacher", "guidance", "flow", "pairs"),
+    "teacher": ("data", "teacher"),
+    "pairs": ("guidance", "flow", "pairs"),
+    "distill": ("student", "distill"),
+    "evaluate": ("data", "guidance", "flow", "student", "evaluate"),
+    "sample": ("data", "guidance", "flow", "student", "sample"),
 }
-_PARTS["distill"] = (*_PARTS["pairs"], "student", "distill")
-_PARTS["evaluate"] = (*_PARTS["distill"], "evaluate")
-_PARTS["sample"] = (*_PARTS["distill"], "sample")
 
 # Keys that change how a stage runs but not what comes out.
 _NEUTRAL = ("log_every", "checkpoint_every", "keep", "directory")
 
 
+def reads(config: Config, stage: str) -> list[str]:
+    """The stages whose output a stage needs, in their order."""
+    methods = {
+        "evaluate": [Method.parse(name) for name in config.evaluate.methods],
+        "sample": [config.sample_method()],
+    }
+    if stage in methods:
+        found = {"tokenizer", *(name for method in methods[stage] for name in method.reads)}
+        if stage == "evaluate":
+            found.add("teacher")  # all distances are to its samples
+        return [name for name in STAGES if name in found]
+    return list(STAGES[: STAGES.index(stage)])
+
+
 def settings(config: Config, stage: str) -> dict[str, Any]:
-    """The keys and values that decide what a stage makes, flat: {"teacher.model.width": 96}."""
+    """The keys and values that decide what a stage makes, flat: {"teacher.model.width": 96}.
+
+    A model folder stands there by its digest: it may move, but not change.
+
+    Raises:
+      UserError: a model folder is missing.
+    """
     tree = dataclasses.asdict(config)
+    if not config.distill.perceptual:
+        del tree["distill"]["perceptual_net"]
     flat = {"seed": config.seed}
-    for part in _PARTS[stage]:
-        flat.update(_flatten(tree[part], part))
+    todo = [stage]
+    for name in todo:
+        if name in parts.given(config):
+            section = parts.given(config)[name]
+            flat.update({f"{section}.{key}": tree[section][key] for key in ("kind", "weights")})
+            continue
+        for section in _SECTIONS[name]:
+            flat.update(_flatten(tree[section], section))
+        todo += [earlier for earlier in reads(config, name) if earlier not in todo]
+    for key in [key for key in flat if key.endswith(".weights")]:
+        folder, kind = flat.pop(key), flat[key.removesuffix("weights") + "kind"]
+        if folder:
+            flat[key] = parts.check_weights(f"config.{key}", kind, folder)
     return json.loads(json.dumps(flat))
 
 
@@ -61,7 +91,7 @@ class Stage:
     @property
     def finished(self) -> dict[str, Any] | None:
         """What `finish` recorded, or None."""
-        return _read_json(self.directory / "finished.json")
+        return files.read_json(self.directory / "finished.json")
 
     def begin(self) -> None:
         """Make the folder, or check that what is there was made by these settings.
@@ -72,7 +102,7 @@ class Stage:
         self._check(ignore=())
         if not (self.directory / "settings.json").exists():
             self.directory.mkdir(parents=True, exist_ok=True)
-            write_json(self.directory / "settings.json", self._settings)
+            files.write_json(self.directory / "settings.json", self._settings)
 
     def require(self) -> Path:
         """The folder of a finished stage that this run only reads.
@@ -93,12 +123,12 @@ class Stage:
 
     def finish(self, summary: str, seconds: float) -> None:
         """Record that the output is whole."""
-        write_json(
+        files.write_json(
             self.directory / "finished.json", {"summary": summary, "seconds": round(seconds, 2)}
         )
 
     def _check(self, ignore: tuple[str, ...]) -> None:
-        there = _read_json(self.directory / "settings.json")
+        there = files.read_json(self.directory / "settings.json")
         if there is None:
             return
         keys = sorted(there.keys() | self._settings.keys())
@@ -114,6 +144,12 @@ class Stage:
             )
 
 
+def seconds_before(root: Path, stage: str) -> float:
+    """What the earlier stages of a workdir took together."""
+    earlier = (Stage(root, name, {}).finished for name in STAGES[: STAGES.index(stage)])
+    return sum(done["seconds"] for done in earlier if done)
+
+
 def run_stage(stage: Stage, make: Callable[[], str]) -> None:
     """Run a stage unless it is finished; print one line about it."""
     stage.begin()
@@ -126,54 +162,3 @@ def run_stage(stage: Stage, make: Callable[[], str]) -> None:
     seconds = time.perf_counter() - start
     stage.finish(summary, seconds)
     print(f"{name:<10} {summary}  ({seconds:.0f} s)", flush=True)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file atomically."""
-    with atomic(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=1) + "\n")
-
-
-@contextlib.contextmanager
-def atomic(path: Path) -> Iterator[Path]:
-    """Give a temporary path; what is written there appears at `path` when all went well.
-
-    Works for a file and for a folder. On failure nothing is left.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        yield temporary
-        _sync(temporary)
-        temporary.replace(path)
-    except BaseException:
-        if temporary.is_dir():
-            shutil.rmtree(temporary, ignore_errors=True)
-        else:
-            temporary.unlink(missing_ok=True)
-        raise
-
-
-def _sync(path: Path) -> None:
-    for file in [path, *path.rglob("*")] if path.is_dir() else [path]:
-        descriptor = os.open(file, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
-def _read_json(path: Path) -> dict[str, Any] | None:
-    try:
-        return json.loads(path.read_text())
-    except FileNotFoundError:
-        return None
-    except ValueError:
-        raise UserError(f"{path}: not readable as JSON; the file was damaged") from None
-
-
-def is_disk_full(error: BaseException) -> bool:
-    """Whether an exception, ours or a library's, comes from a full disk."""
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return True
-    return "No space left on device" in str(error)

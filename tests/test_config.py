@@ -2,7 +2,7 @@
 
 import pytest
 
-from ddjax.config import from_dict
+from ddjax.config_file import from_dict
 from ddjax.errors import UserError
 from tests import tiny
 
@@ -41,6 +41,8 @@ def test_the_tiny_config_is_right():
         ("teacher.model.grid", 5, r"teacher\.model\.grid: got 5, must be the tokenizer's, 4"),
         ("teacher.model.num_classes", 9, r"teacher\.model\.num_classes: got 9, must be 10"),
         ("teacher.label_dropout", 0.0, r"teacher\.label_dropout.*guidance needs a teacher"),
+        ("tokenizer.model.vocab_size", 70000, r"vocab_size: got 70000, must be in 1\.\.65536"),
+        ("data.copies", 0, r"config\.data\.copies: got 0, must be >= 1"),
         ("tokenizer.model.image_size", 7, r"config\.tokenizer\.model: image_size 7"),
         ("tokenizer.model.channels", 5, r"config\.tokenizer\.model: channels 5"),
         ("student.split", 17, r"config\.student\.split: got 17, must be in 0\.\.16"),

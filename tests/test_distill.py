@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 
 from ddjax import distill, pairs
-from ddjax.config import from_dict
+from ddjax.config_file import from_dict
 from ddjax.models import llamagen
 from ddjax.models.classifier import Classifier, ClassifierConfig
 from ddjax.models.vq import Tokenizer

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ddjax.config import from_dict
+from ddjax.config_file import from_dict
 from ddjax.groups import Groups
 from ddjax.guidance import Guidance, Guided, truncate
 from tests import tiny

@@ -7,14 +7,16 @@ ROOT = Path(__file__).parent.parent / "ddjax"
 
 # Lower may not import higher.
 RANKS = [
-    ["errors", "groups"],
-    ["flow", "models.layers"],
+    ["errors", "groups", "flops"],
+    ["flow", "models.layers", "files"],
     ["guidance", "models.llamagen", "models.vq"],
     ["models.classifier", "models.patch_vq", "trajectory", "keys", "methods"],
     ["models"],
     ["config", "baselines"],
+    ["config_checks", "weights"],
+    ["config_file", "parts"],
     ["workdir"],
-    ["cli", "weights", "monitor", "data", "pictures"],
+    ["cli", "monitor", "data", "pictures"],
     ["checkpoint"],
     ["train"],
     ["classify", "pairs", "tokenizer"],

@@ -1,5 +1,6 @@
 """The product as a user has it: commands in subprocesses, killed, repeated, given nonsense."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -11,7 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import ddjax
 from ddjax import weights
+from ddjax.errors import UserError
 from tests.test_storage import flip_byte
 from tests.test_train import losses
 
@@ -19,7 +22,7 @@ ROOT = Path(__file__).parent.parent
 MODELS = ("tokenizer", "teacher", "distill")
 
 
-def start(workdir, *overrides, module="main"):
+def start(workdir, *overrides, module="main", cache=None):
     command = [sys.executable, "-m", f"ddjax.{module}", "--config=tests/tiny.py", *overrides]
     if module != "benchmark":
         command.append(f"--workdir={workdir}")
@@ -29,15 +32,15 @@ def start(workdir, *overrides, module="main"):
         env={
             **os.environ,
             # Most of a tiny run is compiling.
-            "JAX_COMPILATION_CACHE_DIR": str(Path(workdir).parent / "cache"),
+            "JAX_COMPILATION_CACHE_DIR": str(cache or Path(workdir).parent / "cache"),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
             "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
         },
     )
 
 
-def run(workdir, *overrides, module="main"):
-    process = start(workdir, *overrides, module=module)
+def run(workdir, *overrides, **options):
+    process = start(workdir, *overrides, **options)
     output, _ = process.communicate(timeout=400)
     return process.returncode, output
 
@@ -146,6 +149,34 @@ def test_bad_input_is_one_line_and_changes_nothing(finished, overrides, message)
     assert sorted((p, p.stat().st_mtime_ns) for p in root.rglob("*")) == before
 
 
+def test_model_folders_take_the_place_of_stages(finished, folder):
+    """A student, its tokenizer, and no teacher at all draw the very images of the whole run."""
+    whole, _ = finished
+    flags = [f"--config.{section}.weights={whole / stage}" for section, stage in
+             (("tokenizer", "tokenizer"), ("student", "distill"))]
+    root = folder / "from_folders"
+    code, output = run(root, "--config.stages=sample", *flags)
+    assert code == 0, output
+    images = [np.load(next(path.glob("sample/*/images.npz")))["images"] for path in (root, whole)]
+    np.testing.assert_array_equal(*images)
+    code, output = run(root, "--config.stages=teacher,pairs", *flags,
+                       "--config.teacher.weights=nowhere/c2i_B_256")
+    assert code == 1
+    assert ("config.teacher.weights: nowhere/c2i_B_256 is missing; make it with: python "
+            "conversion/torch_to_flax.py --model=llamagen --checkpoint=c2i_B_256.pt") in output
+
+
+def test_load_takes_a_stage_or_a_model_folder(finished):
+    whole, _ = finished
+    for path in (whole / "teacher", whole / "teacher" / "model"):
+        assert ddjax.load(path).groups.count == 16
+    sizes = dataclasses.replace(ddjax.load(whole / "teacher").config, width=32)
+    with pytest.raises(UserError, match="of other sizes than the config: width 16, not 32"):
+        weights.load(whole / "teacher", "llamagen", sizes)
+    with pytest.raises(UserError, match="holds a llamagen, where a llamagen_student is wanted"):
+        weights.load(whole / "teacher", "llamagen_student")
+
+
 def test_an_unfinished_stage_is_named(folder):
     code, output = run(folder / "empty", "--config.stages=sample")
     assert code == 1
@@ -221,7 +252,39 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_goes_on(finished, fold
     )
 
 
-def test_a_damaged_shard_stops_the_next_stage(finished, folder):
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 300 kB, and how to make it larger."""
+
+    def mount(options):
+        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(tmp_path)]
+        return subprocess.run(command, capture_output=True).returncode
+
+    if mount("size=300k"):
+        pytest.skip("mounting a small file system needs root")
+    yield tmp_path, lambda: mount("remount,size=100m")
+    subprocess.run(["umount", str(tmp_path)], check=True)
+
+
+def test_a_full_disk_is_one_line_and_the_run_goes_on_once_there_is_room(
+    finished, folder, small_disk
+):
+    disk, enlarge = small_disk
+    stages = "--config.stages=tokenizer"
+    code, output = run(disk / "run", stages, cache=folder / "cache")
+    assert code == 1 and "Traceback" not in output
+    last = output.replace("\r", "\n").rstrip().split("\n")[-1]
+    assert last.startswith("error: the disk is full; nothing is lost."), output
+    assert not (disk / "run" / "tokenizer" / "model").exists()
+    assert enlarge() == 0
+    code, output = run(disk / "run", stages, cache=folder / "cache")
+    assert code == 0, output
+    assert weights.saved_digest(disk / "run" / "tokenizer" / "model") == weights.saved_digest(
+        finished[0] / "tokenizer" / "model"
+    )
+
+
+def test_a_damaged_shard_stops_the_next_stage_and_is_made_anew(finished, folder):
     import shutil
 
     whole, _ = finished
@@ -229,15 +292,21 @@ def test_a_damaged_shard_stops_the_next_stage(finished, folder):
     shutil.copytree(whole, root)
     for folder_name in ("distill", "evaluate", "sample"):
         shutil.rmtree(root / folder_name)
-    flip_byte(root / "pairs" / "pairs-00001.array_record", 400)
+    shard = root / "pairs" / "pairs-00001.array_record"
+    flip_byte(shard, 400)
     code, output = run(root, "--config.stages=distill")
     assert code == 1
     assert "pairs-00001.array_record is damaged" in output and "Traceback" not in output
+    shard.unlink()
+    (root / "pairs" / "finished.json").unlink()
+    code, output = run(root, "--config.stages=pairs")
+    assert code == 0 and "1 of them made now" in output
+    assert shard.read_bytes() == (whole / "pairs" / shard.name).read_bytes()
 
 
 def test_the_benchmark_prints_a_table_and_json_and_overwrites_nothing(folder):
     output = folder / "benchmark.json"
-    flags = ("--batch=4", "--repeats=1", f"--output={output}")
+    flags = ("--batch=2,4", "--repeats=1", f"--output={output}")
     code, printed = run(folder / "none", *flags, module="benchmark")
     assert code == 0, printed
     result = json.loads(output.read_text())
@@ -245,8 +314,11 @@ def test_the_benchmark_prints_a_table_and_json_and_overwrites_nothing(folder):
         "teacher_ar", "student_1step", "student_2step", "refine_1", "decode", "pairs",
         "flow map of the pairs", "training step"}
     assert all(row["seconds"] > 0 for row in result["rows"])
-    assert result["pairs_per_second"] > 0 and result["flow_map_share"] > 0
-    assert "| student_1step |" in printed and "peak memory" in printed
+    rows = {(row["name"], row["batch"]): row for row in result["rows"]}
+    assert len(rows) == 2 * 7 + 1 and rows["training step", 8]["model_flop_utilisation"] > 0
+    assert rows["pairs", 4]["pairs_per_second"] > 0 and rows["pairs", 2]["flow_map_share"] > 0
+    assert rows["student_1step", 4]["speedup_over_teacher"] > 0
+    assert "| student_1step | 4 |" in printed and "peak memory" in printed
     code, printed = run(folder / "none", *flags, module="benchmark")
     assert code == 1 and "exists already; name another file" in printed
 
@@ -254,6 +326,6 @@ def test_the_benchmark_prints_a_table_and_json_and_overwrites_nothing(folder):
 def test_solvers_prints_agreement(finished):
     code, printed = run(finished[0], "--tokens=64", module="solvers")
     assert code == 0, printed
-    rows = [line.split("|")[1:-1] for line in printed.splitlines() if line.startswith("| 2 | 3 |")]
-    assert [int(row[2]) for row in rows] == [16, 24, 32, 48, 64]
+    rows = [line.split("|")[1:-1] for line in printed.splitlines() if line.startswith("| 3 | 3 |")]
+    assert [int(row[2]) for row in rows] == [16, 32, 48, 64, 96]
     assert float(rows[-1][3].strip(" %")) >= 98  # of 64 tokens

@@ -75,7 +75,7 @@ def test_student_sample(steps, split):
 
 def parts(pool=None):
     return sample.Parts(
-        ToyTeacher.make(SIZES, VOCAB), ToyTokenizer(codes_of(VOCAB)), student(), pool
+        ToyTokenizer(codes_of(VOCAB)), ToyTeacher.make(SIZES, VOCAB), student(), pool
     )
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from ddjax import checkpoint, weights, workdir
-from ddjax.config import from_dict
+from ddjax import checkpoint, files, weights, workdir
+from ddjax.config_file import from_dict
 from ddjax.errors import UserError
 from ddjax.models import llamagen
 from tests import tiny
@@ -186,7 +186,7 @@ def test_a_finished_stage_is_not_run_again(tmp_path, capsys):
 
 def test_atomic_leaves_nothing_behind_on_failure(tmp_path):
     (tmp_path / "kept").write_text("old")
-    with pytest.raises(OSError, match="full"), workdir.atomic(tmp_path / "kept") as temporary:
+    with pytest.raises(OSError, match="full"), files.atomic(tmp_path / "kept") as temporary:
         temporary.write_text("half")
         raise OSError(errno.ENOSPC, "disk full")
     assert [p.name for p in tmp_path.iterdir()] == ["kept"]
@@ -202,6 +202,6 @@ def test_a_damaged_settings_file_is_named(tmp_path):
 
 
 def test_disk_full_is_recognised_in_any_library():
-    assert workdir.is_disk_full(OSError(errno.ENOSPC, "x"))
-    assert workdir.is_disk_full(ValueError("RESOURCE_EXHAUSTED: No space left on device"))
-    assert not workdir.is_disk_full(ValueError("x"))
+    assert files.is_disk_full(OSError(errno.ENOSPC, "x"))
+    assert files.is_disk_full(ValueError("RESOURCE_EXHAUSTED: No space left on device"))
+    assert not files.is_disk_full(ValueError("x"))

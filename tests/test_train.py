@@ -11,7 +11,7 @@ from flax import nnx
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.util import tensor_util
 
-from ddjax import data, train
+from ddjax import data, keys, train
 from ddjax.config import Train
 from ddjax.errors import UserError
 from ddjax.models import classifier
@@ -35,9 +35,9 @@ def loss(model, frozen, batch, key):
 def run(directory, loss_fn=loss, config=CONFIG, restore="latest", pictures=None):
     return train.train(
         name="test", directory=directory, kind="classifier",
-        init=lambda: classifier.Classifier(SIZES, rngs=nnx.Rngs(0)), loss=loss_fn,
-        frozen=jnp.float32(1), batches=data.batches(SOURCE, config.batch, seed=1),
-        key=jax.random.key(2), config=config, restore=restore, pictures=pictures,
+        init=lambda rngs: classifier.Classifier(SIZES, rngs=rngs), loss=loss_fn,
+        frozen=jnp.float32(1), rows=SOURCE, seed=1, config=config, restore=restore,
+        pictures=pictures,
     )
 
 
@@ -106,9 +106,8 @@ def test_a_finished_run_is_read_not_run(tmp_path):
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(tmp_path):
     def bad(model, frozen, batch, key):
         value, scalars = loss(model, frozen, batch, key)
-        # Key 7's first bits are those of step 7 alone.
-        hit = jnp.all(jax.random.key_data(key) == jax.random.key_data(
-            jax.random.fold_in(jax.random.key(2), 7)))
+        step_7 = jax.random.fold_in(keys.stream(1, "test"), 7)
+        hit = jnp.all(jax.random.key_data(key) == jax.random.key_data(step_7))
         return value + jnp.where(hit, jnp.nan, 0), scalars
 
     with pytest.raises(UserError, match=r"test: loss is nan at step 7; the last good"):

@@ -1,0 +1,120 @@
+"""Values out of range and contradictions in a config, refused before anything is computed.
+
+Every refusal names the key, what was found and what would be right.
+"""
+
+from typing import Any
+
+from ddjax.config import STAGES, Config, Model, Train
+from ddjax.errors import UserError
+from ddjax.methods import Method
+from ddjax.models import MODELS
+
+
+def _require(holds: bool, where: str, found: Any, wanted: str) -> None:
+    if not holds:
+        raise UserError(f"config.{where}: got {found}, must be {wanted}")
+
+
+def check(c: Config) -> None:
+    """Raise UserError for the first thing that cannot work."""
+    for stage in c.stages:
+        _require(stage in STAGES, "stages", stage, f"among {', '.join(STAGES)}")
+    _require(bool(c.stages), "stages", "none", f"one or more of {', '.join(STAGES)}")
+    _require(c.restore in ("latest", "previous"), "restore", c.restore, "latest or previous")
+    _check_models(c)
+    _check_guidance(c)
+    _check_student(c)
+    _check_methods(c)
+    for where, train in _trainings(c).items():
+        _check_train(where, train)
+    for key in ("count", "per_shard", "batch"):
+        _require(getattr(c.pairs, key) >= 1, f"pairs.{key}", getattr(c.pairs, key), ">= 1")
+    batch, count = c.distill.train.batch, c.pairs.count
+    _require(batch <= count, "distill.train.batch", batch, f"at most pairs.count {count}")
+    for key in ("samples", "batch", "resamplings", "neighbours"):
+        _require(getattr(c.evaluate, key) >= 1, f"evaluate.{key}", getattr(c.evaluate, key), ">= 1")
+    _require(c.flow.steps >= c.flow.order, "flow.steps", c.flow.steps, ">= flow.order")
+    _require(1 <= c.flow.order <= 4, "flow.order", c.flow.order, "in 1..4")
+    _require(c.flow.stretch > 0, "flow.stretch", c.flow.stretch, "> 0")
+
+
+def _models(c: Config) -> dict[str, Model]:
+    return {
+        "tokenizer": c.tokenizer,
+        "teacher": c.teacher,
+        "distill.perceptual_net": c.distill.perceptual_net,
+        "evaluate.features": c.evaluate.features,
+    }
+
+
+def _trainings(c: Config) -> dict[str, Train]:
+    models = {f"{where}.train": part.train for where, part in _models(c).items() if part.train}
+    return {**models, "distill.train": c.distill.train}
+
+
+def _check_train(where: str, train: Train) -> None:
+    for key in ("steps", "batch", "log_every", "checkpoint_every", "keep"):
+        _require(getattr(train, key) >= 1, f"{where}.{key}", getattr(train, key), ">= 1")
+    _require(train.learning_rate > 0, f"{where}.learning_rate", train.learning_rate, "> 0")
+    _require(0 <= train.ema < 1, f"{where}.ema", train.ema, "in [0, 1)")
+    _require(train.clip > 0, f"{where}.clip", train.clip, "> 0")
+    _require(0 <= train.warmup <= train.steps, f"{where}.warmup", train.warmup, "in 0..steps")
+
+
+def _check_models(c: Config) -> None:
+    tokenizer, teacher = c.tokenizer.model, c.teacher.model
+    _require(c.data.copies >= 1, "data.copies", c.data.copies, ">= 1")
+    vocab = tokenizer.vocab_size
+    _require(1 <= vocab <= 2**16, "tokenizer.model.vocab_size", vocab, "in 1..65536: 16-bit ids")
+    for key in ("vocab_size", "code_dim", "grid"):
+        ours, theirs = getattr(teacher, key), getattr(tokenizer, key)
+        _require(ours == theirs, f"teacher.model.{key}", ours, f"the tokenizer's, {theirs}")
+    for where, part in _models(c).items():
+        _require(
+            part.train is not None or bool(part.weights), f"{where}.weights", "none",
+            f"a model folder, or {where}.train must say how it is trained here",
+        )
+        for key in ("image_size", "num_classes"):
+            ours, theirs = getattr(part.model, key, None), getattr(c.data, key)
+            _require(
+                ours in (None, theirs), f"{where}.model.{key}", ours, f"{theirs}, as data.{key}"
+            )
+
+
+def _check_guidance(c: Config) -> None:
+    g, vocab = c.guidance, c.teacher.model.vocab_size
+    schedules = ("constant", "linear")
+    _require(g.schedule in schedules, "guidance.schedule", g.schedule, "constant or linear")
+    _require(g.temperature > 0, "guidance.temperature", g.temperature, "> 0")
+    _require(0 <= g.top_k <= vocab, "guidance.top_k", g.top_k, f"in 0..{vocab} (0: all)")
+    _require(0 < g.top_p <= 1, "guidance.top_p", g.top_p, "in (0, 1]")
+    dropout = c.teacher.label_dropout
+    _require(0 <= dropout < 1, "teacher.label_dropout", dropout, "in [0, 1)")
+    _require(
+        dropout > 0 or not g.is_guided, "teacher.label_dropout", dropout,
+        f"> 0 for guidance.scale {g.scale}: guidance needs a teacher that also learned no condition"
+    )
+
+
+def _check_student(c: Config) -> None:
+    s, count = c.student, c.groups.count
+    _require(s.kind in MODELS, "student.kind", s.kind, f"among {', '.join(MODELS)}")
+    _require(0 <= s.split <= count, "student.split", s.split, f"in 0..{count} groups")
+    rising = all(a < b for a, b in zip(s.steps, s.steps[1:], strict=False))
+    ok = bool(s.steps) and s.steps[0] == 0 and rising and s.steps[-1] < count
+    _require(ok, "student.steps", s.steps, f"rising from 0, below the {count} groups")
+
+
+def _check_methods(c: Config) -> None:
+    for where, method in (
+        *(("evaluate.methods", Method.parse(name)) for name in c.evaluate.methods),
+        ("sample.method", c.sample_method()),
+    ):
+        problem = method.problem(c.groups.count, len(c.student.steps))
+        if problem:
+            raise UserError(f"config.{where}: {method.name}: {problem}")
+    for label in c.sample.labels:
+        classes = c.data.num_classes
+        _require(0 <= label < classes, "sample.labels", label, f"in 0..{classes - 1}")
+    _require(bool(c.sample_labels()), "sample.count", c.sample.count, ">= 1")

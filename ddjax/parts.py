@@ -1,0 +1,78 @@
+"""The models of a run: trained in its workdir, or from a model folder that the config names."""
+
+from pathlib import Path
+
+from flax import nnx
+
+from ddjax import keys, weights
+from ddjax.config import Config, Model
+from ddjax.errors import UserError
+from ddjax.models import MODELS
+
+# What `weights` says in place of a folder, to try things out or to measure their speed.
+RANDOM = "random"
+
+# The stages that train a model of the seam, and the section of the config that may name its weights
+# in their place.
+_SECTION_OF_STAGE = {"tokenizer": "tokenizer", "teacher": "teacher", "distill": "student"}
+
+
+def load(config: Config, root: Path, stage: str) -> nnx.Module:
+    """The model that a stage makes: "tokenizer", "teacher", or the student of "distill".
+
+    Args:
+      config: may name a model folder instead.
+      root: the workdir.
+      stage: one of the three.
+
+    Raises:
+      UserError: as `load_model`.
+    """
+    section = _SECTION_OF_STAGE[stage]
+    model = config.student_model if section == "student" else getattr(config, section)
+    return load_model(model, f"config.{section}.weights", root / stage / "model", config.seed)
+
+
+def load_model(section: Model, where: str, trained: Path, seed: int) -> nnx.Module:
+    """The model of a config's section: its `weights`, or else the folder it was trained into.
+
+    Raises:
+      UserError: the folder is missing, damaged, or of other sizes than the config's.
+    """
+    if section.weights == RANDOM:
+        rngs = nnx.Rngs(keys.stream(seed, where))
+        return MODELS[section.kind](section.model, rngs=rngs)
+    if section.weights:
+        check_weights(where, section.kind, section.weights)
+    return weights.load(section.weights or trained, section.kind, section.model)
+
+
+def digest(config: Config, root: Path, stage: str) -> str:
+    """What tells the weights of such a model from all others."""
+    folder = getattr(config, _SECTION_OF_STAGE[stage]).weights
+    return RANDOM if folder == RANDOM else weights.saved_digest(Path(folder or root / stage))
+
+
+def given(config: Config) -> dict[str, str]:
+    """The stages that are not run, each with the section of the config that names weights."""
+    return {
+        stage: section for stage, section in _SECTION_OF_STAGE.items()
+        if getattr(config, section).weights
+    }
+
+
+def check_weights(where: str, kind: str, folder: str) -> str:
+    """The digest of a model folder that the config names.
+
+    Raises:
+      UserError: it is missing (says how to make it), or damaged.
+    """
+    if folder == RANDOM:
+        return RANDOM
+    if not Path(folder).exists():
+        instead = ", or set config.distill.perceptual=0" if "perceptual_net" in where else ""
+        raise UserError(
+            f"{where}: {folder} is missing; make it with: python conversion/torch_to_flax.py "
+            f"--model={kind} --checkpoint={Path(folder).name}.pt{instead}"
+        )
+    return weights.saved_digest(Path(folder))
