@@ -48,15 +48,21 @@ def array_digest(array: np.ndarray) -> str:
 
 
 def save(directory: Path, kind: str, model: nnx.Module) -> None:
+    """Write the folder of a model, with its sizes in `model.config`; see `write`."""
+    arrays = {name: np.asarray(leaf) for name, leaf in flatten(model).items()}
+    write(directory, kind, model.config, arrays)
+
+
+def write(directory: Path, kind: str, config: Any, arrays: dict[str, np.ndarray]) -> None:
     """Write a model folder, atomically.
 
     Args:
       directory: must not exist.
       kind: of `ddjax.models.MODELS`.
-      model: with its sizes in `model.config`.
+      config: the sizes, that kind's frozen dataclass.
+      arrays: the leaves of the model, by the names of `flatten`.
     """
-    arrays = {name: np.asarray(leaf) for name, leaf in flatten(model).items()}
-    about = {"kind": kind, "config": dataclasses.asdict(model.config), "sha256": digest(arrays)}
+    about = {"kind": kind, "config": dataclasses.asdict(config), "sha256": digest(arrays)}
     with workdir.atomic(directory) as temporary:
         temporary.mkdir()
         safetensors.numpy.save_file(arrays, temporary / "weights.safetensors")
@@ -64,7 +70,13 @@ def save(directory: Path, kind: str, model: nnx.Module) -> None:
 
 
 def load(directory: Path | str) -> nnx.Module:
-    """Read a model folder.
+    """Read the model of a folder; see `read` for what is refused."""
+    kind, config, arrays = read(directory)
+    return fill(template(kind, config), arrays, str(Path(directory) / "weights.safetensors"))
+
+
+def read(directory: Path | str) -> tuple[str, Any, dict[str, np.ndarray]]:
+    """Kind, config and arrays of a model folder.
 
     Raises:
       UserError: not there, damaged, or not what its config says; the file is named.
@@ -80,10 +92,13 @@ def load(directory: Path | str) -> nnx.Module:
         raise UserError(f"{file} is damaged ({error}); make the folder anew") from None
     if digest(arrays) != about["sha256"]:
         raise UserError(f"{file} is damaged: its digest is not that of config.json")
-    cls = MODELS[about["kind"]]
     sizes = {k: tuple(v) if isinstance(v, list) else v for k, v in about["config"].items()}
-    template = jax.eval_shape(lambda: cls(cls.Config(**sizes), rngs=nnx.Rngs(0)))
-    return fill(template, arrays, str(file))
+    return about["kind"], MODELS[about["kind"]].Config(**sizes), arrays
+
+
+def template(kind: str, config: Any) -> nnx.Module:
+    """A model of a kind whose leaves are shapes and types only; takes no memory."""
+    return jax.eval_shape(lambda: MODELS[kind](config, rngs=nnx.Rngs(0)))
 
 
 def fill(template: Any, arrays: dict[str, np.ndarray], source: str) -> Any:

@@ -8,7 +8,7 @@ ROOT = Path(__file__).parent.parent / "ddjax"
 # Lower may not import higher.
 RANKS = [
     ["errors", "groups"],
-    ["flow", "models.layers"],
+    ["flow", "models.condition", "models.layers"],
     ["guidance", "models.llamagen", "models.vq"],
     ["models.classifier", "models.patch_vq", "trajectory", "keys", "methods"],
     ["models"],
