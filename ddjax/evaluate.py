@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from ddjax import classify, data, keys, monitor, pictures, report, sample, tokenizer
+from ddjax import classify, data, keys, monitor, pictures, progress, report, sample, tokenizer
 from ddjax.config import Config
 from ddjax.methods import Method
 from ddjax.metrics.frechet import frechet_distance
@@ -111,7 +111,7 @@ def run(config: Config, stage: Stage, seconds_before: float) -> str:
     some_real = real[order[: config.evaluate.samples]]
     methods = [Method.parse(name) for name in config.evaluate.methods]
     turns = config.evaluate.resamplings
-    bar = iter(monitor.progress(range(len(methods) + 2 * turns + 1), "evaluate",
+    bar = iter(progress.bar(range(len(methods) + 2 * turns + 1), "evaluate",
                                 len(methods) + 2 * turns + 1))
 
     def draw(method: Method, turn: str) -> Drawn:

@@ -14,7 +14,7 @@ RANKS = [
     ["models"],
     ["config", "baselines"],
     ["workdir"],
-    ["cli", "weights", "monitor", "data", "pictures"],
+    ["cli", "weights", "monitor", "progress", "data", "pictures"],
     ["checkpoint"],
     ["train"],
     ["classify", "pairs", "tokenizer"],

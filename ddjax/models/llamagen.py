@@ -71,8 +71,8 @@ class GPTConfig:
         asked = (self.num_classes > 0, self.caption_tokens > 0, self.caption_dim > 0)
         if asked not in ((True, False, False), (False, True, True)):
             raise ValueError(
-                f"num_classes {self.num_classes}, caption_tokens {self.caption_tokens}, caption_dim "
-                f"{self.caption_dim}: either the first or the last two must be above 0"
+                f"num_classes {self.num_classes}, caption_tokens {self.caption_tokens}, "
+                f"caption_dim {self.caption_dim}: either the first or the last two must be above 0"
             )
 
     @property
