@@ -13,11 +13,18 @@ from ddjax.config import Config
 from ddjax.config_file import from_dict
 from ddjax.errors import UserError
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "Which config, such as configs/digits.py")
-
 
 def start(command: Callable[[Config], None]) -> None:
-    """Parse the flags and run a command with its config.
+    """Parse the flags and run a command with the config that --config names; see `run`."""
+    holder = config_flags.DEFINE_config_file(
+        "config", None, "Which config, such as configs/digits.py"
+    )
+    flags.mark_flag_as_required("config")
+    run(lambda: command(from_dict(_read_config(holder))))
+
+
+def run(command: Callable[[], None]) -> None:
+    """Parse the flags and run a command.
 
     What the user can mend ends in one line and exit code 1.
     """
@@ -26,7 +33,7 @@ def start(command: Callable[[Config], None]) -> None:
         if len(argv) > 1:
             sys.exit(f"error: unknown arguments: {' '.join(argv[1:])}")
         try:
-            command(from_dict(_read_config()))
+            command()
         except UserError as error:
             sys.exit(f"error: {error}")
         except Exception as error:
@@ -39,13 +46,12 @@ def start(command: Callable[[Config], None]) -> None:
 
     # What libraries log as an error they raise as well, and it is told once, where it is caught.
     logging.set_verbosity(logging.FATAL)
-    flags.mark_flag_as_required("config")
     app.run(guarded, flags_parser=_parse)
 
 
-def _read_config() -> dict:
+def _read_config(holder: flags.FlagHolder) -> dict:
     try:
-        return _CONFIG.value.to_dict()
+        return holder.value.to_dict()
     except OSError as error:  # ml_collections keeps a failed load for the first use
         raise UserError(f"--config: {' '.join(str(error).split())}") from None
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from ddjax import classify, data, keys, monitor, pictures, report, sample, tokenizer
+from ddjax import classify, data, keys, monitor, pictures, progress, report, sample, tokenizer
 from ddjax.config import Config
 from ddjax.methods import Method
 from ddjax.metrics.frechet import frechet_distance
@@ -142,7 +142,7 @@ def run(config: Config, stage: Stage) -> str:
     turns = config.evaluate.resamplings
     resampled = [m for m in (Method("teacher_ar"), Method("student", 1)) if m in methods]
     todo = 1 + len(methods) + turns * len(resampled)
-    bar = iter(monitor.progress(range(todo), "evaluate", todo))
+    bar = iter(progress.bar(range(todo), "evaluate", todo))
 
     def draw(method: Method, turn: str) -> Drawn:
         next(bar)

@@ -20,7 +20,7 @@ import numpy as np
 from array_record.python import array_record_module
 from flax import nnx
 
-from ddjax import files, keys, monitor, parts, trajectory, workdir
+from ddjax import files, keys, parts, progress, trajectory, workdir
 from ddjax.config import Config
 from ddjax.errors import UserError
 from ddjax.flow import Solver
@@ -194,7 +194,7 @@ def run(config: Config, stage: Stage) -> str:
         return range(start, min(start + section.per_shard, section.count))
 
     todo = sum(-(-len(shard(start)) // section.batch) for start in missing)
-    bar = monitor.progress(_batches(config, teacher, codes_VC, missing, shard), stage.name, todo)
+    bar = progress.bar(_batches(config, teacher, codes_VC, missing, shard), stage.name, todo)
     made: list[np.ndarray] = []
     for start, ids in bar:
         made.append(ids)

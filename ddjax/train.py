@@ -18,7 +18,7 @@ import numpy as np
 import optax
 from flax import nnx
 
-from ddjax import checkpoint, data, keys, monitor, weights
+from ddjax import checkpoint, data, keys, monitor, progress, weights
 from ddjax.config import Train
 from ddjax.errors import UserError
 
@@ -176,7 +176,7 @@ def _loop(
 ) -> State:
     names = list(weights.flatten(state.model))
     begin = int(state.step)
-    bar = monitor.progress(range(begin, config.steps), name, config.steps, begin)
+    bar = progress.bar(range(begin, config.steps), name, config.steps, begin)
     rate = _Rate(config.batch)
     pending = None
     for step in bar:

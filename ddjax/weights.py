@@ -48,15 +48,21 @@ def array_digest(array: np.ndarray) -> str:
 
 
 def save(directory: Path, kind: str, model: nnx.Module) -> None:
+    """Write the folder of a model, with its sizes in `model.config`; see `write`."""
+    arrays = {name: np.asarray(leaf) for name, leaf in flatten(model).items()}
+    write(directory, kind, model.config, arrays)
+
+
+def write(directory: Path, kind: str, config: Any, arrays: dict[str, np.ndarray]) -> None:
     """Write a model folder, atomically.
 
     Args:
       directory: must not exist.
       kind: of `ddjax.models.MODELS`.
-      model: with its sizes in `model.config`.
+      config: the sizes, that kind's frozen dataclass.
+      arrays: the leaves of the model, by the names of `flatten`.
     """
-    arrays = {name: np.asarray(leaf) for name, leaf in flatten(model).items()}
-    about = {"kind": kind, "config": dataclasses.asdict(model.config), "sha256": digest(arrays)}
+    about = {"kind": kind, "config": dataclasses.asdict(config), "sha256": digest(arrays)}
     with files.atomic(directory) as temporary:
         temporary.mkdir()
         safetensors.numpy.save_file(arrays, temporary / "weights.safetensors")
@@ -73,12 +79,25 @@ def load(directory: Path | str, kind: str | None = None, sizes: Any = None) -> n
         reader's choice.
 
     Raises:
-      UserError: not there, damaged, or not what its config says or what is wanted; it is named.
+      UserError: as `read`, or not what is wanted.
     """
     directory = _model_folder(Path(directory))
+    found, config, arrays = read(directory)
+    if kind not in (None, found):
+        raise UserError(f"{directory} holds a {found}, where a {kind} is wanted")
+    if sizes is not None:
+        _check_sizes(directory, config, sizes)
+    return fill(template(found, sizes or config), arrays, str(directory / "weights.safetensors"))
+
+
+def read(directory: Path | str) -> tuple[str, Any, dict[str, np.ndarray]]:
+    """Kind, config and arrays of a model folder.
+
+    Raises:
+      UserError: not there, damaged, or not what its config says; the file is named.
+    """
+    directory = Path(directory)
     about = _read_about(directory)
-    if kind not in (None, about["kind"]):
-        raise UserError(f"{directory} holds a {about['kind']}, where a {kind} is wanted")
     file = directory / "weights.safetensors"
     try:
         arrays = safetensors.numpy.load_file(file)
@@ -88,21 +107,18 @@ def load(directory: Path | str, kind: str | None = None, sizes: Any = None) -> n
         raise UserError(f"{file} is damaged ({error}); make the folder anew") from None
     if digest(arrays) != about["sha256"]:
         raise UserError(f"{file} is damaged: its digest is not that of config.json")
-    cls, there = MODELS[about["kind"]], _sizes(about)
-    if sizes is not None:
-        _check_sizes(directory, there, sizes)
-    template = jax.eval_shape(lambda: cls(sizes or there, rngs=nnx.Rngs(0)))
-    return fill(template, arrays, str(file))
+    sizes = {k: tuple(v) if isinstance(v, list) else v for k, v in about["config"].items()}
+    return about["kind"], MODELS[about["kind"]].Config(**sizes), arrays
+
+
+def template(kind: str, config: Any) -> nnx.Module:
+    """A model of a kind whose leaves are shapes and types only; takes no memory."""
+    return jax.eval_shape(lambda: MODELS[kind](config, rngs=nnx.Rngs(0)))
 
 
 def _model_folder(directory: Path) -> Path:
     stage = directory / "model"
     return stage if (stage / "config.json").exists() else directory
-
-
-def _sizes(about: dict[str, Any]) -> Any:
-    values = {k: tuple(v) if isinstance(v, list) else v for k, v in about["config"].items()}
-    return MODELS[about["kind"]].Config(**values)
 
 
 def _check_sizes(directory: Path, there: Any, wanted: Any) -> None:

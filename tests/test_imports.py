@@ -8,7 +8,7 @@ ROOT = Path(__file__).parent.parent / "ddjax"
 # Lower may not import higher.
 RANKS = [
     ["errors", "groups", "flops"],
-    ["flow", "models.layers", "files"],
+    ["flow", "models.condition", "models.layers", "files"],
     ["guidance", "models.llamagen", "models.vq"],
     ["models.classifier", "models.patch_vq", "trajectory", "keys", "methods"],
     ["models"],
@@ -16,7 +16,7 @@ RANKS = [
     ["config_checks", "weights"],
     ["config_file", "parts"],
     ["workdir"],
-    ["cli", "monitor", "data", "pictures"],
+    ["cli", "monitor", "progress", "data", "pictures"],
     ["checkpoint"],
     ["train"],
     ["classify", "pairs", "tokenizer"],

@@ -68,7 +68,7 @@ def test_scan_equals_a_loop_over_the_blocks():
     model = teacher().trunk.transformer
     h = jax.random.normal(jax.random.key(0), (2, 7, 24))
     rope = jnp.asarray(layers.rope_table(3, 12, 1))[:7]
-    mask = llamagen.causal_mask(7, 7)
+    mask = llamagen.causal_mask(jnp.ones((2, 1), bool), 7, 7)
     looped = h
     for i in range(CONFIG.layers):
         block = jax.tree.map(lambda x, i=i: x[i], model.blocks)

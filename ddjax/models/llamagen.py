@@ -1,17 +1,35 @@
-"""LlamaGen's class-conditional GPT as a teacher, and the student that starts from it.
+"""LlamaGen's GPT as a teacher, and the student that starts from it.
 
 The GPT follows github.com/FoundationVision/LlamaGen, the student the released Distilled Decoding
-code, so that published weights of both convert.
+code, so that published weights of both convert. Conditions are labels or captions; see
+`ddjax.models.condition`.
 """
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from ddjax.groups import Groups
+from ddjax.models import condition as conditions
 from ddjax.models import layers
+
+# The published sizes; class-conditional are B to 3B, text-conditional XL, 1B, 3B and 7B.
+SIZES = {
+    name: {"layers": count, "heads": heads, "width": width}
+    for name, count, heads, width in (
+        ("B", 12, 12, 768),
+        ("L", 24, 16, 1024),
+        ("XL", 36, 20, 1280),
+        ("XXL", 48, 24, 1536),
+        ("XXXL", 48, 40, 2560),
+        ("1B", 22, 32, 2048),
+        ("3B", 24, 32, 3200),
+        ("7B", 32, 32, 4096),
+    )
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,8 +43,10 @@ class GPTConfig:
       width: D.
       layers: number of blocks.
       heads: number of heads; divides the width into even head widths.
-      num_classes: class `num_classes` itself stands for "no condition".
-      dtype: of the computation; parameters are float32.
+      num_classes: class `num_classes` itself stands for "no condition"; 0 with captions.
+      caption_tokens: T, tokens of a caption; 0 for a condition on classes.
+      caption_dim: E, width of a caption's features; 0 for a condition on classes.
+      dtype: of the computation; parameters, norms, softmax and logits are float32.
     """
 
     vocab_size: int
@@ -35,7 +55,9 @@ class GPTConfig:
     width: int
     layers: int
     heads: int
-    num_classes: int
+    num_classes: int = 0
+    caption_tokens: int = 0
+    caption_dim: int = 0
     dtype: str = "float32"
 
     def __post_init__(self) -> None:
@@ -45,6 +67,12 @@ class GPTConfig:
             raise ValueError(
                 f"width / heads = {self.width // self.heads} must be a multiple of 4, "
                 "two axes of rotary pairs"
+            )
+        asked = (self.num_classes > 0, self.caption_tokens > 0, self.caption_dim > 0)
+        if asked not in ((True, False, False), (False, True, True)):
+            raise ValueError(
+                f"num_classes {self.num_classes}, caption_tokens {self.caption_tokens}, "
+                f"caption_dim {self.caption_dim}: either the first or the last two must be above 0"
             )
 
     @property
@@ -56,35 +84,55 @@ class GPTConfig:
 class Trunk(nnx.Module):
     """What teacher and student have in common: condition, blocks, last norm, logits head."""
 
-    condition_tokens = 1
-
     def __init__(self, config: GPTConfig, rngs: nnx.Rngs) -> None:
         c, dtype = config, jnp.dtype(config.dtype)
-        self.class_embed = nnx.Embed(c.num_classes + 1, c.width, rngs=rngs)
+        self.condition = conditions.make(c, dtype, rngs)
         self.transformer = layers.Transformer(c.width, c.heads, c.layers, dtype, rngs)
         self.norm = layers.RMSNorm(c.width)
-        self.head = nnx.Linear(c.width, c.vocab_size, use_bias=False, dtype=dtype, rngs=rngs)
+        self.head = nnx.Linear(
+            c.width, c.vocab_size, use_bias=False, dtype=dtype,
+            preferred_element_type=jnp.float32, rngs=rngs,
+        )
         self.grid, self.head_width = c.grid, c.width // c.heads
+
+    @property
+    def dtype(self) -> jnp.dtype:
+        """Of the computation."""
+        return self.transformer.dtype
 
     def rope(self) -> jax.Array:
         """The rotary table of all positions, condition first."""
-        return jnp.asarray(layers.rope_table(self.grid, self.head_width, self.condition_tokens))
+        return jnp.asarray(
+            layers.rope_table(self.grid, self.head_width, self.condition.tokens)
+        )
 
     def logits(self, h_BSD: jax.Array) -> jax.Array:
         """[B, S, V] float32."""
-        return self.head(self.norm(h_BSD)).astype(jnp.float32)
+        return self.head(self.norm(h_BSD))
 
 
-def causal_mask(queries: int, keys: int, position: jax.Array | int = 0) -> jax.Array:
-    """Bool [1, 1, S, T]: the query at position + i sees the keys up to its own position."""
-    q = position + jnp.arange(queries)[:, None]
-    return (jnp.arange(keys)[None] <= jnp.broadcast_to(q, (queries, keys)))[None, None]
+def causal_mask(
+    valid_BT: jax.Array, queries: int, keys: int, position: jax.Array | int = 0
+) -> jax.Array:
+    """Bool [B, 1, queries, keys]: the query at position + i sees what is earlier, and itself.
+
+    Condition tokens that do not count are seen by themselves only; `valid_BT` says which count.
+    """
+    query = position + jnp.arange(queries)[None, :, None]
+    key = jnp.arange(keys)[None, None]
+    valid = jnp.pad(valid_BT, ((0, 0), (0, keys - valid_BT.shape[1])), constant_values=True)
+    return (((key < query) & valid[:, None]) | (key == query))[:, None]
+
+
+# Keys and values of all blocks, and which condition tokens count.
+Cache = tuple[layers.Cache, jax.Array]
 
 
 class Teacher(nnx.Module):
     """The teacher's side of the seam: groups, null, logits, prefill, step.
 
-    A condition is a label per image, [B] int32. Groups are single tokens.
+    A condition is a label per image, [B] int32, or a caption,
+    {"features": [B, T, E], "mask": [B, T] bool}. Groups are single tokens.
     """
 
     Config = GPTConfig
@@ -99,54 +147,62 @@ class Teacher(nnx.Module):
         """The order in which tokens are predicted."""
         return self.config.groups
 
-    def null(self, condition: jax.Array) -> jax.Array:
+    def null(self, condition: Any) -> Any:
         """The condition that says nothing, in the shape of `condition`."""
-        return jnp.full_like(condition, self.config.num_classes)
+        return self.trunk.condition.null(condition)
 
-    def logits(self, ids_BL: jax.Array, condition: jax.Array) -> jax.Array:
+    def logits(self, ids_BL: jax.Array, condition: Any) -> jax.Array:
         """Teacher forcing: logits [B, L, V] of every token given the groups before its own."""
-        h = self._embed(condition, ids_BL[:, :-1])
+        h, valid = self._embed(condition, ids_BL[:, :-1])
         length = h.shape[1]
-        h, _ = self.trunk.transformer(h, self.trunk.rope()[:length], causal_mask(length, length))
-        return self.trunk.logits(h)
+        mask = causal_mask(valid, length, length)
+        h, _ = self.trunk.transformer(h, self.trunk.rope()[:length], mask)
+        return self.trunk.logits(h[:, self.trunk.condition.tokens - 1 :])
 
-    def prefill(
-        self, condition: jax.Array, ids_BP: jax.Array
-    ) -> tuple[jax.Array, layers.Cache]:
+    def prefill(self, condition: Any, ids_BP: jax.Array) -> tuple[jax.Array, Cache]:
         """Read condition and the ids of the first n groups.
 
         Returns:
           logits [B, size of group n, V] of group n, and the cache for `step`.
         """
-        h = self._embed(condition, ids_BP)
-        length = self.groups.length
-        cache = self.trunk.transformer.init_cache(h.shape[0], length)
+        h, valid = self._embed(condition, ids_BP)
+        cache = self.trunk.transformer.init_cache(h.shape[0], self._cache_length)
         rope = self.trunk.rope()[: h.shape[1]]
-        h, cache = self.trunk.transformer(h, rope, causal_mask(h.shape[1], length), cache)
-        return self.trunk.logits(h[:, -1:]), cache
+        mask = causal_mask(valid, h.shape[1], self._cache_length)
+        h, cache = self.trunk.transformer(h, rope, mask, cache)
+        return self.trunk.logits(h[:, -1:]), (cache, valid)
 
     def step(
-        self, ids_BS: jax.Array, group: jax.Array | int, cache: layers.Cache
-    ) -> tuple[jax.Array, layers.Cache]:
+        self, ids_BS: jax.Array, group: jax.Array | int, cache: Cache
+    ) -> tuple[jax.Array, Cache]:
         """Append the ids of `group`; logits [B, size of group + 1, V] of the group behind it."""
-        position = group + self.trunk.condition_tokens
+        cache, valid = cache
+        position = group + self.trunk.condition.tokens
         rope = jax.lax.dynamic_slice_in_dim(self.trunk.rope(), position, 1)
-        mask = causal_mask(1, self.groups.length, position)
-        h = self.token_embed(ids_BS).astype(self.trunk.transformer.dtype)
+        mask = causal_mask(valid, 1, self._cache_length, position)
+        h = self.token_embed(ids_BS).astype(self.trunk.dtype)
         h, cache = self.trunk.transformer(h, rope, mask, cache, position)
-        return self.trunk.logits(h), cache
+        return self.trunk.logits(h), (cache, valid)
 
-    def _embed(self, condition: jax.Array, ids: jax.Array) -> jax.Array:
-        classes = self.trunk.class_embed(condition)[:, None]
-        h = jnp.concatenate([classes, self.token_embed(ids)], axis=1)
-        return h.astype(self.trunk.transformer.dtype)
+    @property
+    def _cache_length(self) -> int:
+        # Nothing is predicted behind the last token, so it is never read.
+        return self.trunk.condition.tokens + self.groups.length - 1
+
+    def _embed(self, condition: Any, ids: jax.Array) -> tuple[jax.Array, jax.Array]:
+        tokens, valid = self.trunk.condition(condition)
+        dtype = self.trunk.dtype
+        both = [tokens.astype(dtype), self.token_embed(ids).astype(dtype)]
+        return jnp.concatenate(both, axis=1), valid
 
 
 class Student(nnx.Module):
     """The one-pass student: reads X_k as vectors, predicts every token at its own position.
 
     Attention is causal over [condition, x_1 .. x_L], own position included. Two heads: logits over
-    the codebook and, from the un-normed trunk, a vector in code space.
+    the codebook and, from the un-normed trunk, a vector in code space. The vector head reads the
+    condition once more: a class by its embedding, a caption by the mean of its projected tokens.
+    (The released code has no student for captions; there this mean is our choice.)
     """
 
     Config = GPTConfig
@@ -178,32 +234,31 @@ class Student(nnx.Module):
         return student
 
     def __call__(
-        self, x_BLC: jax.Array, k: jax.Array | int, condition: jax.Array
+        self, x_BLC: jax.Array, k: jax.Array | int, condition: Any
     ) -> tuple[jax.Array, jax.Array]:
         """Predict X_G from X_k.
 
         Args:
           x_BLC: code vectors in the first k groups, noise behind.
           k: number of groups that are data; a number or one per image, [B].
-          condition: [B] labels.
+          condition: labels [B], or a caption, as for the teacher.
 
         Returns:
           logits [B, L, V] and vectors [B, L, C], float32. Both are meant for the noise positions.
         """
-        batch, length, _ = x_BLC.shape
-        class_embed = self.trunk.class_embed(condition)[:, None]
-        is_data = jnp.broadcast_to(self.groups.is_data(k), (batch, length)).astype(jnp.int32)
-        is_data = jnp.concatenate([jnp.ones_like(is_data[:, :1]), is_data], axis=1)
-        dtype = self.trunk.transformer.dtype
-        h = jnp.concatenate([class_embed.astype(dtype), self.code_embed(x_BLC)], axis=1)
-        h = (h + self.noise_data_embed(is_data)).astype(dtype)
-        mask = causal_mask(length + 1, length + 1)
+        tokens, valid = self.trunk.condition(condition)
+        is_data = jnp.broadcast_to(self.groups.is_data(k), x_BLC.shape[:2])
+        is_data = jnp.concatenate([jnp.ones_like(valid), is_data], axis=1)
+        dtype = self.trunk.dtype
+        h = jnp.concatenate([tokens.astype(dtype), self.code_embed(x_BLC)], axis=1)
+        h = (h + self.noise_data_embed(is_data.astype(jnp.int32))).astype(dtype)
+        mask = causal_mask(valid, h.shape[1], h.shape[1])
         h, _ = self.trunk.transformer(h, self.trunk.rope(), mask)
-        h = h[:, 1:]
-        return self.trunk.logits(h), self._vectors(h, class_embed)
+        h = h[:, tokens.shape[1] :]
+        return self.trunk.logits(h), self._vectors(h, conditions.pooled(tokens, valid))
 
-    def _vectors(self, h_BLD: jax.Array, class_B1D: jax.Array) -> jax.Array:
-        shift, scale = (row + class_B1D for row in self.shift_scale[...][:, None, None])
+    def _vectors(self, h_BLD: jax.Array, condition_B1D: jax.Array) -> jax.Array:
+        shift, scale = (row + condition_B1D for row in self.shift_scale[...][:, None, None])
         normed = self.vector_norm(h_BLD.astype(jnp.float32))
         shaped = normed * (1 + jnp.broadcast_to(scale, normed.shape))
         return self.vector_head(shaped + jnp.broadcast_to(shift, normed.shape)).astype(jnp.float32)

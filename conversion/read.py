@@ -1,0 +1,107 @@
+"""Reading checkpoints that strangers made: nothing in them is run, and whatever is wrong is said.
+
+PyTorch files are read with `weights_only=True`, which builds tensors and plain containers only,
+and mapped into memory, so that only the weights that are used take any.
+"""
+
+import argparse
+import pickle
+import re
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+
+from ddjax.errors import UserError
+
+Tensors = Mapping[str, torch.Tensor]
+
+# The dictionaries around the weights, outermost first: of averaged weights, and of plain ones.
+_AVERAGED = (("ema",), ("trainer", "ema_parameters"))
+_PLAIN = (("model",), ("module",), ("state_dict",), ("trainer", "var_wo_ddp"), ())
+
+
+def read(file: Path, averaged: bool | None = None) -> Tensors:
+    """The weights in a checkpoint, .safetensors or PyTorch's.
+
+    Args:
+      file: to read.
+      averaged: True for the averaged weights (EMA), False for the plain ones; None for the averaged
+        where there are any.
+
+    Raises:
+      UserError: the file is not there, is damaged, holds code, or holds no such weights.
+    """
+    if not file.is_file():
+        raise UserError(f"{file} is not a file")
+    if file.suffix == ".safetensors":
+        return _floating(_load_safetensors(file), file)
+    tree = _load(file)
+    places = {None: _AVERAGED + _PLAIN, True: _AVERAGED, False: _PLAIN}[averaged]
+    for place in places:
+        found = _at(tree, place)
+        if found:
+            return _floating(found, file)
+    wanted = {None: "weights", True: "averaged weights", False: "plain weights"}[averaged]
+    raise UserError(f"{file} holds no {wanted}; looked at {', '.join(map(_name, places))}")
+
+
+def _load(file: Path) -> Any:
+    try:
+        # Files from before the zip format (PyTorch 1.6) cannot be mapped.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(
+                file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file)
+            )
+    except Exception as error:  # a damaged pickle can fail in any way
+        message = str(error)
+        code = re.search(r"GLOBAL (\S+)", message)
+        if isinstance(error, pickle.UnpicklingError) and code:
+            raise UserError(
+                f"{file} holds code ({code[1]}) beside weights and is not read; get a file of "
+                "weights alone"
+            ) from None
+        raise UserError(
+            f"{file} is damaged, or is no checkpoint of PyTorch ({_first_line(message)}); get it "
+            "anew"
+        ) from None
+
+
+def _load_safetensors(file: Path) -> Tensors:
+    try:
+        return safetensors.torch.load_file(file)
+    except safetensors.SafetensorError as error:
+        raise UserError(
+            f"{file} is damaged, or is no safetensors file ({_first_line(str(error))}); get it anew"
+        ) from None
+
+
+def _first_line(message: str) -> str:
+    return (message.splitlines() or ["empty"])[0]
+
+
+def _at(tree: Any, place: tuple[str, ...]) -> Tensors | None:
+    """The tensors of a place, if there is a dictionary of tensors and of nothing else."""
+    for key in place:
+        tree = tree.get(key) if isinstance(tree, Mapping) else None
+    if isinstance(tree, Mapping) and all(isinstance(v, torch.Tensor) for v in tree.values()):
+        return tree
+    return None
+
+
+def _name(place: tuple[str, ...]) -> str:
+    return "/".join(place) or "the top"
+
+
+def _floating(tensors: Tensors, file: Path) -> Tensors:
+    strange = [
+        name for name, tensor in tensors.items()
+        if not isinstance(name, str) or tensor.layout != torch.strided
+    ]
+    if strange:
+        raise UserError(f"{file}: {strange[0]} is no plain tensor under a name; get another file")
+    return tensors

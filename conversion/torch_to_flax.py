@@ -1,0 +1,162 @@
+"""Convert a published PyTorch checkpoint into a model folder, or back.
+
+    python conversion/torch_to_flax.py --model=llamagen --checkpoint=c2i_B_256.pt
+    python conversion/torch_to_flax.py --inverse --checkpoint=conversion/weights/c2i_B_256
+
+Sizes are read from the checkpoint. Weights become float32, which holds bfloat16 and float16
+exactly; the way back writes float32.
+"""
+
+import inspect
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # when it is run as a script
+
+import numpy as np
+import torch
+from absl import flags
+
+from conversion import llamagen, tables
+from conversion.read import Tensors, read
+from conversion.tables import Table
+from ddjax import cli, files, progress, weights
+from ddjax.errors import UserError
+
+TABLES = {
+    table.kind: table for table in (llamagen.TEACHER, llamagen.STUDENT, llamagen.TOKENIZER)
+}
+
+_MODEL = flags.DEFINE_enum("model", None, list(TABLES), "What the checkpoint is")
+_CHECKPOINT = flags.DEFINE_string(
+    "checkpoint", None, "The .pt, .pth or .safetensors file; a model folder with --inverse"
+)
+_OUTPUT = flags.DEFINE_string(
+    "output", None, "Must not exist; by default conversion/weights/ and the checkpoint's name"
+)
+_EMA = flags.DEFINE_bool(
+    "ema", None, "Averaged weights or plain ones; by default the averaged where there are any"
+)
+_INVERSE = flags.DEFINE_bool("inverse", False, "From a model folder to PyTorch")
+_SIZES = {
+    "num_heads": flags.DEFINE_integer(
+        "num_heads", None, "Heads; by default as published for the width", lower_bound=1
+    ),
+    "grid": flags.DEFINE_integer(
+        "grid", None, "Tokens a side; by default those of 256 pixels", lower_bound=1
+    ),
+    "code_dim": flags.DEFINE_integer(
+        "code_dim", None, "Width of a code of the teacher's tokenizer; 8 by default", lower_bound=1
+    ),
+}
+
+
+def convert(
+    model: str, checkpoint: Path, output: Path, averaged: bool | None, given: Mapping[str, Any]
+) -> str:
+    """Write the model folder of a checkpoint; returns one line about it.
+
+    Args:
+      model: of `TABLES`.
+      checkpoint: a file; see `conversion.read.read`.
+      output: the folder, which must not exist.
+      averaged: whether to take averaged weights.
+      given: sizes that the user set.
+
+    Raises:
+      UserError: with what does not fit, and what would.
+    """
+    _refuse_existing(output)
+    table, tensors = TABLES[model], read(checkpoint, averaged)
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    try:
+        config = _config(table, shapes, given)
+        moves = tables.plan(shapes, table, config)
+    except UserError as error:
+        like = [name for name in TABLES if name != model and _fits(TABLES[name], shapes)]
+        hint = f"; it looks like --model={like[0]}" if like else ""
+        raise UserError(f"{checkpoint} does not fit --model={model}{hint}: {error}") from None
+    bar = progress.bar(moves, "convert", len(moves))
+    try:
+        arrays = tables.fill(bar, lambda name: _array(name, tensors[name]), table, config)
+    except UserError as error:
+        raise UserError(f"{checkpoint}: {error}") from None
+    weights.write(output, table.kind, config, arrays)
+    count = sum(array.size for array in arrays.values())
+    return f"{output}: {count / 1e6:.1f} M parameters, {config}"
+
+
+def restore(folder: Path, output: Path) -> str:
+    """Write a PyTorch checkpoint, as published, of a model folder; returns one line about it."""
+    _refuse_existing(output)
+    kind, config, arrays = weights.read(folder)
+    if kind not in TABLES:
+        raise UserError(f"{folder} is a {kind}, which has no PyTorch form; {', '.join(TABLES)} do")
+    table = TABLES[kind]
+    found = tables.invert(arrays, table) | table.buffers(config)
+    tree = _nest({name: torch.tensor(array) for name, array in found.items()}, table.places)
+    with files.atomic(output) as temporary, temporary.open("wb") as file:
+        torch.save(tree, file)
+    return f"{output}: {len(found)} tensors"
+
+
+def _config(table: Table, shapes: tables.Shapes, given: Mapping[str, Any]) -> Any:
+    unused = given.keys() - inspect.signature(table.config).parameters.keys()
+    if unused:
+        raise UserError(f"--{min(unused)} says nothing about this model; leave it out")
+    try:
+        return table.config(shapes, **given)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+
+
+def _fits(table: Table, shapes: tables.Shapes) -> bool:
+    try:
+        tables.plan(shapes, table, _config(table, shapes, {}))
+    except UserError:
+        return False
+    return True
+
+
+def _array(name: str, tensor: torch.Tensor) -> np.ndarray:
+    if not tensor.is_floating_point():
+        raise UserError(f"{name} is of {tensor.dtype}; weights are floating point")
+    return tensor.detach().float().numpy()
+
+
+def _nest(tensors: Tensors, places: tuple[tuple[str, ...], ...]) -> Any:
+    tree: dict[str, Any] = {}
+    for place in places:
+        if not place:
+            return tensors
+        node = tree
+        for key in place[:-1]:
+            node = node.setdefault(key, {})
+        node[place[-1]] = tensors
+    return tree
+
+
+def _refuse_existing(output: Path) -> None:
+    if output.exists():
+        raise UserError(f"{output} is there already; remove it, or give another --output")
+
+
+def main() -> None:
+    """Do what the flags say and print one line."""
+    checkpoint = Path(_CHECKPOINT.value)
+    here = Path(__file__).resolve().parent / "weights"
+    if _INVERSE.value:
+        print(restore(checkpoint, Path(_OUTPUT.value or here / f"{checkpoint.name}.pt")))
+        return
+    if _MODEL.value is None:
+        raise UserError(f"--model is missing; one of {', '.join(TABLES)}")
+    given = {name: flag.value for name, flag in _SIZES.items() if flag.value is not None}
+    output = Path(_OUTPUT.value or here / checkpoint.stem)
+    print(convert(_MODEL.value, checkpoint, output, _EMA.value, given))
+
+
+if __name__ == "__main__":
+    flags.mark_flag_as_required("checkpoint")
+    cli.run(main)
