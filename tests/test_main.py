@@ -22,20 +22,23 @@ ROOT = Path(__file__).parent.parent
 MODELS = ("tokenizer", "teacher", "distill")
 
 
-def start(workdir, *overrides, module="main", cache=None):
-    command = [sys.executable, "-m", f"ddjax.{module}", "--config=tests/tiny.py", *overrides]
+def environment(cache):
+    # Most of a tiny run is compiling.
+    return {
+        **os.environ,
+        "JAX_COMPILATION_CACHE_DIR": str(cache),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+    }
+
+
+def start(workdir, *overrides, module="main", config="tests/tiny.py", cache=None):
+    command = [sys.executable, "-m", f"ddjax.{module}", f"--config={config}", *overrides]
     if module != "benchmark":
         command.append(f"--workdir={workdir}")
     return subprocess.Popen(
-        command, cwd=ROOT, text=True, stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        env={
-            **os.environ,
-            # Most of a tiny run is compiling.
-            "JAX_COMPILATION_CACHE_DIR": str(cache or Path(workdir).parent / "cache"),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-        },
+        command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        env=environment(cache or Path(workdir).parent / "cache"),
     )
 
 

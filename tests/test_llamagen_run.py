@@ -1,0 +1,64 @@
+"""What a user of published weights does: convert, make pairs, distil, evaluate, draw."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from tests.golden import FOLDER
+from tests.test_main import ROOT, environment, run
+
+CONFIG = "configs/llamagen.py:tiny"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("llamagen")
+
+
+def convert(folder, model, name, *flags):
+    command = [sys.executable, "conversion/torch_to_flax.py", f"--model={model}",
+               f"--checkpoint={FOLDER / name}.pt", f"--output={folder / name}", *flags]
+    made = subprocess.run(
+        command, cwd=ROOT, text=True, capture_output=True, env=environment(folder / "cache")
+    )
+    assert made.returncode == 0, made.stdout + made.stderr
+    return folder / name
+
+
+@pytest.fixture(scope="module")
+def converted(folder):
+    return [
+        f"--config.teacher.weights={convert(folder, 'llamagen', 'llamagen_gpt_c2i', '--grid=4')}",
+        f"--config.tokenizer.weights={convert(folder, 'llamagen_tokenizer', 'llamagen_vq')}",
+    ]
+
+
+def test_from_converted_weights_to_a_report(folder, converted):
+    code, output = run(folder / "run", *converted, config=CONFIG)
+    assert code == 0, output
+    report = (folder / "run" / "report.md").read_text()
+    assert "| refine_1 |" in report and "There are no data to compare with" in report
+    drawn = np.load(next((folder / "run").glob("sample/*/images.npz")))
+    assert drawn["images"].shape == (10, 64, 64, 3) and np.isfinite(drawn["images"]).all()
+
+
+def test_a_released_student_draws_without_its_teacher(folder, converted):
+    student = convert(folder, "llamagen_student", "dd_llamagen", "--ema")
+    code, output = run(
+        folder / "released", converted[1], f"--config.student.weights={student}",
+        "--config.stages=sample", "--config.sample.labels=2,3,6", config=CONFIG,
+    )
+    assert code == 0, output
+    drawn = np.load(next((folder / "released").glob("sample/*/images.npz")))
+    assert drawn["images"].shape == (3, 64, 64, 3)
+
+
+def test_weights_that_are_not_there_are_told_before_anything_runs(folder):
+    code, output = run(folder / "none", config="configs/llamagen.py:B")
+    assert code == 1 and not (folder / "none" / "pairs").exists()
+    assert "vq_ds16_c2i is missing; make it with: python conversion/torch_to_flax.py" in output
+    code, output = run(folder / "none", config="configs/llamagen.py:XS")
+    assert code == 1 and "unknown size; known are B, L, XL" in output
+    assert "Traceback" not in output
