@@ -2,7 +2,8 @@
 
     python conversion/torch_to_flax.py --model=llamagen --checkpoint=c2i_L_256.pt
     python conversion/torch_to_flax.py --model=llamagen_tokenizer --checkpoint=vq_ds16_c2i.pt
-    python conversion/torch_to_flax.py --model=lpips --checkpoint=vgg16.pth --linear=vgg.pth
+    python conversion/torch_to_flax.py --model=lpips --checkpoint=vgg16-397923af.pth \
+        --linear=vgg.pth
     python -m ddjax.main --config=configs/llamagen.py:L --workdir=runs/llamagen_L
 
 Sizes: B and L draw 256 pixels, XL, XXL and 3B 384, as they were published; XXXL has no weights.
@@ -19,6 +20,7 @@ from ddjax.models import llamagen
 
 # How the teacher's authors sample (CFG 2, top-k 8000), and where the students' authors split the
 # sequence between the two heads.
+VGG = "conversion/weights/vgg16-397923af"
 NAMES = ("B", "L", "XL", "XXL", "XXXL", "3B", "tiny")
 SPLIT = {"B": 80, "L": 130}
 
@@ -37,7 +39,7 @@ def get_config(size: str = "L") -> ConfigDict:
 def _published(size: str) -> dict[str, Any]:
     image_size = 384 if size in ("XL", "XXL", "3B") else 256
     grid = image_size // 16
-    lpips = {"kind": "lpips", "model": {"dtype": "bfloat16"}, "weights": "conversion/weights/vgg16"}
+    lpips = {"kind": "lpips", "model": {"dtype": "bfloat16"}, "weights": VGG}
     return {
         "name": f"llamagen_{size}",
         "seed": 0,

@@ -1,7 +1,9 @@
-"""Convert a published PyTorch checkpoint into a model folder, or back.
+r"""Convert a published PyTorch checkpoint into a model folder, or back.
 
     python conversion/torch_to_flax.py --model=llamagen --checkpoint=c2i_B_256.pt
     python conversion/torch_to_flax.py --inverse --checkpoint=conversion/weights/c2i_B_256
+    python conversion/torch_to_flax.py --model=lpips --checkpoint=vgg16-397923af.pth \
+        --linear=lpips_vgg.pth
 
 Sizes are read from the checkpoint. Weights become float32, which holds bfloat16 and float16
 exactly; the way back writes float32.
@@ -9,7 +11,7 @@ exactly; the way back writes float32.
 
 import inspect
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +21,22 @@ import numpy as np
 import torch
 from absl import flags
 
-from conversion import llamagen, tables
+from conversion import llamagen, lpips, tables
 from conversion.read import Tensors, read
 from conversion.tables import Table
 from ddjax import cli, files, progress, weights
 from ddjax.errors import UserError
 
 TABLES = {
-    table.kind: table for table in (llamagen.TEACHER, llamagen.STUDENT, llamagen.TOKENIZER)
+    table.kind: table
+    for table in (llamagen.TEACHER, llamagen.STUDENT, llamagen.TOKENIZER, lpips.LPIPS)
 }
 
 _MODEL = flags.DEFINE_enum("model", None, list(TABLES), "What the checkpoint is")
 _CHECKPOINT = flags.DEFINE_string(
     "checkpoint", None, "The .pt, .pth or .safetensors file; a model folder with --inverse"
 )
+_LINEAR = flags.DEFINE_string("linear", None, "With --model=lpips: the weights of its distances")
 _OUTPUT = flags.DEFINE_string(
     "output", None, "Must not exist; by default conversion/weights/ and the checkpoint's name"
 )
@@ -54,13 +58,17 @@ _SIZES = {
 
 
 def convert(
-    model: str, checkpoint: Path, output: Path, averaged: bool | None, given: Mapping[str, Any]
+    model: str,
+    checkpoints: Sequence[Path],
+    output: Path,
+    averaged: bool | None,
+    given: Mapping[str, Any],
 ) -> str:
     """Write the model folder of a checkpoint; returns one line about it.
 
     Args:
       model: of `TABLES`.
-      checkpoint: a file; see `conversion.read.read`.
+      checkpoints: the files, whose tensors are taken together; see `conversion.read.read`.
       output: the folder, which must not exist.
       averaged: whether to take averaged weights.
       given: sizes that the user set.
@@ -69,7 +77,8 @@ def convert(
       UserError: with what does not fit, and what would.
     """
     _refuse_existing(output)
-    table, tensors = TABLES[model], read(checkpoint, averaged)
+    table, source = TABLES[model], " and ".join(map(str, checkpoints))
+    tensors = {k: v for file in checkpoints for k, v in read(file, averaged).items()}
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     try:
         config = _config(table, shapes, given)
@@ -77,12 +86,12 @@ def convert(
     except UserError as error:
         like = [name for name in TABLES if name != model and _fits(TABLES[name], shapes)]
         hint = f"; it looks like --model={like[0]}" if like else ""
-        raise UserError(f"{checkpoint} does not fit --model={model}{hint}: {error}") from None
+        raise UserError(f"{source} does not fit --model={model}{hint}: {error}") from None
     bar = progress.bar(moves, "convert", len(moves))
     try:
         arrays = tables.fill(bar, lambda name: _array(name, tensors[name]), table, config)
     except UserError as error:
-        raise UserError(f"{checkpoint}: {error}") from None
+        raise UserError(f"{source}: {error}") from None
     weights.write(output, table.kind, config, arrays)
     count = sum(array.size for array in arrays.values())
     return f"{output}: {count / 1e6:.1f} M parameters, {config}"
@@ -96,7 +105,7 @@ def restore(folder: Path, output: Path) -> str:
         raise UserError(f"{folder} is a {kind}, which has no PyTorch form; {', '.join(TABLES)} do")
     table = TABLES[kind]
     found = tables.invert(arrays, table) | table.buffers(config)
-    tree = _nest({name: torch.tensor(array) for name, array in found.items()}, table.places)
+    tree = _nest({name: torch.from_numpy(array) for name, array in found.items()}, table.places)
     with files.atomic(output) as temporary, temporary.open("wb") as file:
         torch.save(tree, file)
     return f"{output}: {len(found)} tensors"
@@ -154,7 +163,8 @@ def main() -> None:
         raise UserError(f"--model is missing; one of {', '.join(TABLES)}")
     given = {name: flag.value for name, flag in _SIZES.items() if flag.value is not None}
     output = Path(_OUTPUT.value or here / checkpoint.stem)
-    print(convert(_MODEL.value, checkpoint, output, _EMA.value, given))
+    files = [checkpoint] + ([Path(_LINEAR.value)] if _LINEAR.value else [])
+    print(convert(_MODEL.value, files, output, _EMA.value, given))
 
 
 if __name__ == "__main__":

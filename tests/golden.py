@@ -22,7 +22,7 @@ def arrays(name):
 
 def converted(tmp, name, model, **given):
     """The model of a golden checkpoint, through the converter and back from its folder."""
-    torch_to_flax.convert(model, FOLDER / f"{name}.pt", tmp / name, None, given)
+    torch_to_flax.convert(model, [FOLDER / f"{name}.pt"], tmp / name, None, given)
     return weights.load(tmp / name)
 
 

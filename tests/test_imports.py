@@ -10,7 +10,7 @@ RANKS = [
     ["errors", "groups", "flops"],
     ["flow", "models.condition", "models.layers", "files"],
     ["guidance", "models.llamagen", "models.vq"],
-    ["models.classifier", "models.patch_vq", "trajectory", "keys", "methods"],
+    ["models.classifier", "models.lpips", "models.patch_vq", "trajectory", "keys", "methods"],
     ["models"],
     ["config", "baselines"],
     ["config_checks", "weights"],

@@ -1,6 +1,6 @@
 """The models behind the seam, by the kind that configs and converted weights name them with."""
 
-from ddjax.models import classifier, llamagen, patch_vq, vq
+from ddjax.models import classifier, llamagen, lpips, patch_vq, vq
 
 MODELS = {
     "llamagen": llamagen.Teacher,
@@ -8,4 +8,5 @@ MODELS = {
     "llamagen_tokenizer": vq.Tokenizer,
     "patch_tokenizer": patch_vq.Tokenizer,
     "classifier": classifier.Classifier,
+    "lpips": lpips.LPIPS,
 }

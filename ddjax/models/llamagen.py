@@ -124,7 +124,7 @@ def causal_mask(
     return (((key < query) & valid[:, None]) | (key == query))[:, None]
 
 
-# Keys and values of all blocks, and which condition tokens count.
+# That of the blocks, and which condition tokens count.
 Cache = tuple[layers.Cache, jax.Array]
 
 
@@ -153,10 +153,7 @@ class Teacher(nnx.Module):
 
     def logits(self, ids_BL: jax.Array, condition: Any) -> jax.Array:
         """Teacher forcing: logits [B, L, V] of every token given the groups before its own."""
-        h, valid = self._embed(condition, ids_BL[:, :-1])
-        length = h.shape[1]
-        mask = causal_mask(valid, length, length)
-        h, _ = self.trunk.transformer(h, self.trunk.rope()[:length], mask)
+        h, _, _ = self._read(condition, ids_BL[:, :-1])
         return self.trunk.logits(h[:, self.trunk.condition.tokens - 1 :])
 
     def prefill(self, condition: Any, ids_BP: jax.Array) -> tuple[jax.Array, Cache]:
@@ -165,11 +162,8 @@ class Teacher(nnx.Module):
         Returns:
           logits [B, size of group n, V] of group n, and the cache for `step`.
         """
-        h, valid = self._embed(condition, ids_BP)
-        cache = self.trunk.transformer.init_cache(h.shape[0], self._cache_length)
-        rope = self.trunk.rope()[: h.shape[1]]
-        mask = causal_mask(valid, h.shape[1], self._cache_length)
-        h, cache = self.trunk.transformer(h, rope, mask, cache)
+        h, seen, valid = self._read(condition, ids_BP)
+        cache = self.trunk.transformer.init_cache(seen, self._cache_length)
         return self.trunk.logits(h[:, -1:]), (cache, valid)
 
     def step(
@@ -181,7 +175,7 @@ class Teacher(nnx.Module):
         rope = jax.lax.dynamic_slice_in_dim(self.trunk.rope(), position, 1)
         mask = causal_mask(valid, 1, self._cache_length, position)
         h = self.token_embed(ids_BS).astype(self.trunk.dtype)
-        h, cache = self.trunk.transformer(h, rope, mask, cache, position)
+        h, cache = self.trunk.transformer.step(h, rope, mask, cache, position)
         return self.trunk.logits(h), (cache, valid)
 
     @property
@@ -189,11 +183,16 @@ class Teacher(nnx.Module):
         # Nothing is predicted behind the last token, so it is never read.
         return self.trunk.condition.tokens + self.groups.length - 1
 
-    def _embed(self, condition: Any, ids: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def _read(
+        self, condition: Any, ids: jax.Array
+    ) -> tuple[jax.Array, layers.KeysValues, jax.Array]:
+        """Condition and ids through the blocks; also keys and values, and which tokens count."""
         tokens, valid = self.trunk.condition(condition)
-        dtype = self.trunk.dtype
-        both = [tokens.astype(dtype), self.token_embed(ids).astype(dtype)]
-        return jnp.concatenate(both, axis=1), valid
+        h = jnp.concatenate([tokens, self.token_embed(ids)], axis=1).astype(self.trunk.dtype)
+        length = h.shape[1]
+        mask = causal_mask(valid, length, length)
+        h, seen = self.trunk.transformer(h, self.trunk.rope()[:length], mask)
+        return h, seen, valid
 
 
 class Student(nnx.Module):

@@ -1,0 +1,248 @@
+"""The converter: nothing lost on the way, the way back, and files that are not what they seem."""
+
+import argparse
+import errno
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+
+from conversion import tables, torch_to_flax
+from conversion.read import read
+from conversion.torch_to_flax import convert, restore
+from ddjax import weights, workdir
+from ddjax.errors import UserError
+from tests.golden import FOLDER
+
+CASES = {
+    "llamagen": ("llamagen_gpt_c2i", "model"),
+    "llamagen_tokenizer": ("llamagen_vq", "model"),
+    "llamagen_student": ("dd_llamagen", "ema"),
+}
+SMALL = {"vocab": 8, "width": 16, "classes": 3, "hidden": 256}
+
+
+def state(layers=2, dtype=torch.float32):
+    """A tiny teacher in PyTorch's names."""
+    generator = torch.Generator().manual_seed(0)
+    width, hidden = SMALL["width"], SMALL["hidden"]
+    shapes = {
+        "cls_embedding.embedding_table.weight": (SMALL["classes"] + 1, width),
+        "tok_embeddings.weight": (SMALL["vocab"], width),
+        "norm.weight": (width,),
+        "output.weight": (SMALL["vocab"], width),
+    }
+    for i in range(layers):
+        shapes |= {
+            f"layers.{i}.attention.wqkv.weight": (3 * width, width),
+            f"layers.{i}.attention.wo.weight": (width, width),
+            f"layers.{i}.feed_forward.w1.weight": (hidden, width),
+            f"layers.{i}.feed_forward.w3.weight": (hidden, width),
+            f"layers.{i}.feed_forward.w2.weight": (width, hidden),
+            f"layers.{i}.attention_norm.weight": (width,),
+            f"layers.{i}.ffn_norm.weight": (width,),
+        }
+    return {
+        name: torch.randn(shape, generator=generator).to(dtype) for name, shape in shapes.items()
+    }
+
+
+def saved(path, tree):
+    torch.save(tree, path)
+    return path
+
+
+def small(file, output, **given):
+    return convert("llamagen", [file], output, None, {"num_heads": 2, "grid": 2, **given})
+
+
+@pytest.mark.parametrize("model", CASES)
+def test_there_and_back_is_bit_equal(tmp_path, model):
+    name, key = CASES[model]
+    convert(model, [FOLDER / f"{name}.pt"], tmp_path / "m", None, {"grid": 4})
+    restore(tmp_path / "m", tmp_path / "back.pt")
+    wanted = torch.load(FOLDER / f"{name}.pt", weights_only=True)[key]
+    found = torch.load(tmp_path / "back.pt", weights_only=True)
+    for place in torch_to_flax.TABLES[model].places:
+        assert found[place[0]].keys() == wanted.keys()
+        for tensor in wanted:
+            torch.testing.assert_close(found[place[0]][tensor], wanted[tensor], rtol=0, atol=0)
+
+
+def test_converting_twice_gives_the_same_digest(tmp_path):
+    for name in "ab":
+        small(saved(tmp_path / "x.pt", {"model": state()}), tmp_path / name)
+    assert weights.saved_digest(tmp_path / "a") == weights.saved_digest(tmp_path / "b")
+
+
+def test_layers_are_stacked_in_order_and_kernels_turned(tmp_path):
+    """11 layers: layer 10 comes after layer 9, not after layer 1."""
+    source = state(layers=11)
+    small(saved(tmp_path / "x.pt", source), tmp_path / "m")
+    _, config, arrays = weights.read(tmp_path / "m")
+    assert (config.layers, config.width, config.num_classes, config.vocab_size) == (11, 16, 3, 8)
+    stacked = arrays["trunk/transformer/blocks/attention/wqkv/kernel"]
+    for i in range(11):
+        wanted = source[f"layers.{i}.attention.wqkv.weight"].numpy().T
+        np.testing.assert_array_equal(stacked[i], wanted)
+
+
+@pytest.mark.parametrize("place", [
+    ("model",), ("ema",), ("module",), ("state_dict",), (), ("trainer", "ema_parameters"),
+    ("trainer", "var_wo_ddp"),
+])
+def test_every_nesting_is_read(tmp_path, place):
+    tree = state()
+    for key in reversed(place):
+        tree = {key: tree, "args": argparse.Namespace(model="x"), "steps": 5}
+    assert read(saved(tmp_path / "x.pt", tree)).keys() == state().keys()
+
+
+def test_averaged_weights_are_taken_unless_said_otherwise(tmp_path):
+    file = saved(tmp_path / "x.pt", {"model": {"w": torch.zeros(1)}, "ema": {"w": torch.ones(1)}})
+    assert [float(read(file, choice)["w"]) for choice in (None, True, False)] == [1, 1, 0]
+    plain = saved(tmp_path / "y.pt", {"model": {"w": torch.zeros(1)}})
+    with pytest.raises(UserError, match=r"y\.pt holds no averaged weights; looked at ema, trainer"):
+        read(plain, True)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_becomes_float32_exactly(tmp_path, dtype):
+    source = state(dtype=dtype)
+    safetensors.torch.save_file(source, tmp_path / "x.safetensors")
+    small(tmp_path / "x.safetensors", tmp_path / "m")
+    restore(tmp_path / "m", tmp_path / "back.pt")
+    found = torch.load(tmp_path / "back.pt", weights_only=True)["model"]
+    for name, tensor in source.items():
+        assert found[name].dtype == torch.float32
+        assert torch.equal(found[name].to(dtype), tensor)
+
+
+def test_left_overs_of_sampling_are_ignored_and_give_the_grid(tmp_path):
+    extra = {
+        "freqs_cis": torch.zeros(1 + 9, 4, 2),
+        "layers.0.attention.kv_cache.k_cache": torch.zeros(1),
+    }
+    file = saved(tmp_path / "x.pt", {"model": state() | extra})
+    assert "grid=3" in convert("llamagen", [file], tmp_path / "m", None, {"num_heads": 2})
+    with pytest.raises(UserError, match=r"--grid=2, but the rotary table is for 3; leave --grid"):
+        small(file, tmp_path / "n")
+
+
+def test_a_fused_tensor_is_cut_and_joined(tmp_path):
+    rules = tuple(
+        tables.Rule(r"b\.(\d+)\.qkv", f"{{0}}/{name}", tables.LINEAR.of(i, 3))
+        for i, name in enumerate("qkv")
+    )
+    table = tables.Table("llamagen", rules, (), config=None)
+    fused = np.arange(24.0, dtype=np.float32).reshape(6, 4)
+    parts = {f"7/{name}": fused[2 * i : 2 * i + 2].T for i, name in enumerate("qkv")}
+    found = tables.invert(parts, table)
+    assert found.keys() == {"b.7.qkv"}
+    np.testing.assert_array_equal(found["b.7.qkv"], fused)
+
+
+class Code:
+    def __reduce__(self):
+        return os.system, ("touch pwned",)
+
+
+def test_what_is_wrong_with_a_file_is_said(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    whole = saved(tmp_path / "whole.pt", {"model": state()}).read_bytes()
+
+    def refused(match, tree=None, content=None, suffix="pt"):
+        file = tmp_path / f"x.{suffix}"
+        file.write_bytes(content) if content is not None else torch.save(tree, file)
+        with pytest.raises(UserError, match=match) as error:
+            small(file, tmp_path / "out")
+        assert "\n" not in str(error.value)
+        assert not (tmp_path / "out").exists()
+
+    refused(r"x\.pt is damaged, or is no checkpoint", content=whole[:-200])
+    refused(r"x\.pt is damaged, or is no checkpoint", content=whole[: len(whole) // 2])
+    refused(r"x\.pt is damaged, or is no checkpoint", content=b"not a checkpoint")
+    refused(r"x\.pt is damaged, or is no checkpoint", content=b"")
+    refused(r"x\.safetensors is damaged", content=whole, suffix="safetensors")
+    refused(r"x\.pt holds code \(\w+\.system\)", {"model": state(), "x": Code()})
+    assert not Path("pwned").exists()
+    refused(r"holds no weights; looked at ema, .* the top", {"optimizer": {"state": {}}})
+    nan = state()
+    nan["layers.1.attention.wo.weight"][3, 4] = float("nan")
+    refused(r"layers\.1\.attention\.wo\.weight holds NaN or infinity", nan)
+    nan["layers.1.attention.wo.weight"][3, 4] = float("inf")
+    refused(r"layers\.1\.attention\.wo\.weight holds NaN or infinity", nan)
+    refused(
+        r"layers\.0\.feed_forward\.w2\.weight is \[16, 255\], not \[16, 256\]",
+        state() | {"layers.0.feed_forward.w2.weight": torch.zeros(16, 255)},
+    )
+    refused(r"odd\.name is not known", state() | {"odd.name": torch.zeros(1)})
+    refused(r"norm\.weight is of torch\.int64", state() | {"norm.weight": torch.ones(16).long()})
+    less = {name: tensor for name, tensor in state().items() if "1.ffn_norm" not in name}
+    refused(r"nothing fills trunk/transformer/blocks/mlp_norm/scale of layer 1", less)
+    del less["output.weight"]
+    refused(r"output\.weight is missing", less)
+    with pytest.raises(UserError, match="none is not a file"):
+        small(tmp_path / "none", tmp_path / "out")
+
+
+def test_sizes_that_do_not_fit_are_said(tmp_path):
+    file = saved(tmp_path / "x.pt", state())
+    with pytest.raises(UserError, match="the width 16 is no multiple of 64; say --num_heads"):
+        convert("llamagen", [file], tmp_path / "m", None, {})
+    with pytest.raises(UserError, match="width 16 is not a multiple of heads 3"):
+        small(file, tmp_path / "m", num_heads=3)
+    with pytest.raises(UserError, match="--code_dim says nothing about this model; leave it out"):
+        convert("llamagen_student", [file], tmp_path / "m", None, {"code_dim": 4})
+
+
+@pytest.mark.parametrize("wrong, right", [
+    ("llamagen_student", "llamagen"),
+    ("llamagen", "llamagen_student"),
+    ("llamagen_tokenizer", "llamagen"),
+    ("llamagen", "llamagen_tokenizer"),
+])
+def test_the_wrong_model_is_named_with_the_right_one(tmp_path, wrong, right):
+    file = FOLDER / f"{CASES[right][0]}.pt"
+    with pytest.raises(UserError, match=f"not fit --model={wrong}; it looks like --model={right}:"):
+        convert(wrong, [file], tmp_path / "m", None, {})
+
+
+def test_nothing_is_overwritten_and_a_full_disk_leaves_nothing(tmp_path, monkeypatch):
+    file = saved(tmp_path / "x.pt", state())
+    (tmp_path / "m").mkdir()
+    with pytest.raises(UserError, match="m is there already; remove it, or give another --output"):
+        small(file, tmp_path / "m")
+
+    def full(*args):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(weights.safetensors.numpy, "save_file", full)
+    with pytest.raises(OSError, match="No space left") as error:
+        small(file, tmp_path / "n")
+    assert workdir.is_disk_full(error.value)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["m", "x.pt"]
+
+
+def test_the_command(tmp_path):
+    """As a user types it: there and back, and one line for what is wrong."""
+    file = saved(tmp_path / "tiny.pt", {"model": state()})
+    script = Path(torch_to_flax.__file__)
+
+    def command(*arguments):
+        return subprocess.run(
+            [sys.executable, script, *arguments], capture_output=True, text=True, cwd=tmp_path
+        )
+
+    done = command("--model=llamagen", f"--checkpoint={file}", f"--output={tmp_path / 'm'}",
+                   "--num_heads=2", "--grid=2")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.count("\n") == 1 and "heads=2" in done.stdout
+    wrong = command("--model=llamagem", f"--checkpoint={file}")
+    assert wrong.returncode == 1 and wrong.stderr.count("\n") == 1
+    assert "llamagem" in wrong.stderr
