@@ -19,6 +19,10 @@ from ddjax import files
 from ddjax.errors import UserError
 from ddjax.models import MODELS
 
+# Sizes that say how a model is used, not what was learned: the type of the computation, and the
+# images of a convolutional tokenizer.
+FREE = ("dtype", "image_size")
+
 
 def flatten(tree: Any) -> dict[str, Any]:
     """Leaves by path, "trunk/norm/scale"."""
@@ -75,8 +79,7 @@ def load(directory: Path | str, kind: str | None = None, sizes: Any = None) -> n
     Args:
       directory: the folder.
       kind: the kind it must be, if any.
-      sizes: the sizes it must have, if any; of them `dtype`, the type of the computation, is the
-        reader's choice.
+      sizes: the sizes it must have, if any, but for those of `FREE`, which are the reader's choice.
 
     Raises:
       UserError: as `read`, or not what is wanted.
@@ -125,7 +128,7 @@ def _check_sizes(directory: Path, there: Any, wanted: Any) -> None:
     there, wanted = dataclasses.asdict(there), dataclasses.asdict(wanted)
     different = [
         f"{key} {there[key]!r}, not {wanted[key]!r}"
-        for key in wanted if key != "dtype" and there[key] != wanted[key]
+        for key in wanted if key not in FREE and there[key] != wanted[key]
     ]
     if different:
         raise UserError(f"{directory} is of other sizes than the config: {', '.join(different)}")

@@ -15,7 +15,7 @@ import torch
 from conversion import tables, torch_to_flax
 from conversion.read import read
 from conversion.torch_to_flax import convert, restore
-from ddjax import weights, workdir
+from ddjax import files, weights
 from ddjax.errors import UserError
 from tests.golden import FOLDER
 
@@ -225,7 +225,7 @@ def test_nothing_is_overwritten_and_a_full_disk_leaves_nothing(tmp_path, monkeyp
     monkeypatch.setattr(weights.safetensors.numpy, "save_file", full)
     with pytest.raises(OSError, match="No space left") as error:
         small(file, tmp_path / "n")
-    assert workdir.is_disk_full(error.value)
+    assert files.is_disk_full(error.value)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["m", "x.pt"]
 
 

@@ -351,7 +351,7 @@ def test_teacher_involved_samples(
 ):
     data = golden.arrays("combine_llamagen")
     guidance = Guidance(2.0, interval=interval, top_k=1)
-    parts = sample.Parts(teachers["c2i"], models["vq"], student, None)
+    parts = sample.Parts(models["vq"], teachers["c2i"], student, None)
     settings = sample.Settings((0, 9), 6, guidance, None, 10)
     labels = jnp.asarray(data["labels"])
     x = sample.draw(

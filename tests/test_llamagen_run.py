@@ -36,7 +36,8 @@ def converted(folder):
 
 
 def test_from_converted_weights_to_a_report(folder, converted):
-    code, output = run(folder / "run", *converted, config=CONFIG)
+    methods = "--config.evaluate.methods=teacher_ar,teacher_flow,student_2step,refine_1"
+    code, output = run(folder / "run", *converted, methods, config=CONFIG)
     assert code == 0, output
     report = (folder / "run" / "report.md").read_text()
     assert "| refine_1 |" in report and "There are no data to compare with" in report
@@ -45,7 +46,7 @@ def test_from_converted_weights_to_a_report(folder, converted):
 
 
 def test_a_released_student_draws_without_its_teacher(folder, converted):
-    student = convert(folder, "llamagen_student", "dd_llamagen", "--ema")
+    student = convert(folder, "llamagen_student", "dd_llamagen", "--ema", "--grid=4")
     code, output = run(
         folder / "released", converted[1], f"--config.student.weights={student}",
         "--config.stages=sample", "--config.sample.labels=2,3,6", config=CONFIG,
