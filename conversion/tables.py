@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ddjax import weights
 from ddjax.errors import UserError
 
 Array = np.ndarray
@@ -112,13 +111,17 @@ def count(shapes: Shapes, pattern: str) -> int:
     return len({match[1] for match in matches if match})
 
 
-def plan(shapes: Shapes, table: Table, config: Any) -> list[Move]:
+def plan(shapes: Shapes, table: Table, targets: Shapes) -> list[Move]:
     """What goes where: every target exactly once, every source used or on the ignored list.
+
+    Args:
+      shapes: of the source.
+      table: of its kind.
+      targets: shapes of our arrays.
 
     Raises:
       UserError: names all that does not fit.
     """
-    targets = {k: v.shape for k, v in weights.flatten(weights.template(table.kind, config)).items()}
     moves, problems = [], []
     for name in shapes:
         found = [move for rule in table.rules if (move := _move(rule, name))]
@@ -188,15 +191,14 @@ def _list(problems: list[str], shown: int = 12) -> str:
 
 
 def fill(
-    moves: Iterable[Move], source: Callable[[str], Array], table: Table, config: Any
+    moves: Iterable[Move], source: Callable[[str], Array], targets: Shapes
 ) -> dict[str, Array]:
-    """Our arrays, float32, from tensors that are read one by one.
+    """Our arrays, float32, of the shapes `targets`, from tensors that are read one by one.
 
     Raises:
       UserError: NaN or infinity in a tensor.
     """
-    targets = weights.flatten(weights.template(table.kind, config))
-    arrays = {name: np.empty(leaf.shape, leaf.dtype) for name, leaf in targets.items()}
+    arrays = {name: np.empty(shape, np.float32) for name, shape in targets.items()}
     for move in moves:
         tensor = source(move.source)
         # A sum is finite only if all its terms are, and takes no memory.

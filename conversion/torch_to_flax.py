@@ -81,15 +81,15 @@ def convert(
     tensors = {k: v for file in checkpoints for k, v in read(file, averaged).items()}
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     try:
-        config = _config(table, shapes, given)
-        moves = tables.plan(shapes, table, config)
+        config, targets = _target(table, shapes, given)
+        moves = tables.plan(shapes, table, targets)
     except UserError as error:
         like = [name for name in TABLES if name != model and _fits(TABLES[name], shapes)]
         hint = f"; it looks like --model={like[0]}" if like else ""
         raise UserError(f"{source} does not fit --model={model}{hint}: {error}") from None
     bar = progress.bar(moves, "convert", len(moves))
     try:
-        arrays = tables.fill(bar, lambda name: _array(name, tensors[name]), table, config)
+        arrays = tables.fill(bar, lambda name: _array(name, tensors[name]), targets)
     except UserError as error:
         raise UserError(f"{source}: {error}") from None
     weights.write(output, table.kind, config, arrays)
@@ -111,19 +111,24 @@ def restore(folder: Path, output: Path) -> str:
     return f"{output}: {len(found)} tensors"
 
 
-def _config(table: Table, shapes: tables.Shapes, given: Mapping[str, Any]) -> Any:
+def _target(
+    table: Table, shapes: tables.Shapes, given: Mapping[str, Any]
+) -> tuple[Any, tables.Shapes]:
+    """The config of our model, and the shapes of its arrays."""
     unused = given.keys() - inspect.signature(table.config).parameters.keys()
     if unused:
         raise UserError(f"--{min(unused)} says nothing about this model; leave it out")
     try:
-        return table.config(shapes, **given)
+        config = table.config(shapes, **given)
     except ValueError as error:
         raise UserError(str(error)) from None
+    leaves = weights.flatten(weights.template(table.kind, config))
+    return config, {name: leaf.shape for name, leaf in leaves.items()}
 
 
 def _fits(table: Table, shapes: tables.Shapes) -> bool:
     try:
-        tables.plan(shapes, table, _config(table, shapes, {}))
+        tables.plan(shapes, table, _target(table, shapes, {})[1])
     except UserError:
         return False
     return True

@@ -65,4 +65,7 @@ def is_disk_full(error: BaseException) -> bool:
     """Whether an exception, ours or a library's, comes from a full disk."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return True
-    return "No space left on device" in str(error)
+    if "No space left on device" in str(error):
+        return True
+    # PyTorch's writer fails once more while it closes, and hides the first failure behind that.
+    return error.__context__ is not None and is_disk_full(error.__context__)

@@ -24,7 +24,8 @@ class Guidance:
         logits = cond + scale * g / (G - 1) * (cond - null).
       schedule: "constant" or "linear".
       interval: with n >= 0 groups after n + 1 are not guided (LlamaGen's cfg_interval); -1 guides
-        all.
+        all. Groups count from the start of the image; in teacher-involved sampling the original
+        counts from the first that the teacher draws.
       temperature: divides the guided logits.
       top_k: keep the k largest, and all that tie with the k-th; 0 keeps all.
       top_p: of what top_k left, keep the smallest set of largest with at least this probability.

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from ddjax.models import layers, llamagen, vq
+from ddjax.models import condition, layers, llamagen, vq
 
 CONFIG = llamagen.GPTConfig(
     vocab_size=12, code_dim=4, grid=3, width=24, layers=3, heads=2, num_classes=5
@@ -139,3 +139,44 @@ def test_a_token_decodes_to_its_own_place():
         change = np.abs(model.decode(x.at[:, token].add(3.0)) - model.decode(x))
         cells = change.reshape(32, 4, 4, 4, 4).mean(axis=(0, 2, 4))
         assert np.unravel_index(cells.argmax(), cells.shape) == (row, column)
+
+
+CAPTIONS = llamagen.GPTConfig(
+    vocab_size=12, code_dim=4, grid=3, width=24, layers=2, heads=2, caption_tokens=4, caption_dim=6
+)
+
+
+def moved_by_caption_token(token):
+    """Which of the 9 positions the feature of one caption token moves: teacher, both heads."""
+    mask = jnp.array([[False, False, True, True]])
+    features = jax.random.normal(jax.random.key(0), (1, 4, 6))
+    ids, x = jnp.zeros((1, 9), jnp.int32), jnp.ones((1, 9, 4))
+    teacher = llamagen.Teacher(CAPTIONS, rngs=nnx.Rngs(0))
+    student = llamagen.Student.from_teacher(teacher, rngs=nnx.Rngs(1))
+    outputs = []
+    for changed in (features, features.at[:, token].add(1.0)):
+        given = {"features": changed, "mask": mask}
+        outputs.append((teacher.logits(ids, given), *student(x, 4, given)))
+    return [moved(a, b) for a, b in zip(*outputs, strict=True)]
+
+
+def test_a_caption_reaches_every_position_and_its_padding_none():
+    for positions in moved_by_caption_token(1):
+        assert not positions.any()
+    for positions in moved_by_caption_token(2):
+        assert positions.all()
+
+
+def test_the_vector_head_reads_the_mean_of_the_tokens_that_count():
+    tokens = jnp.arange(12.0).reshape(1, 4, 3)
+    mask = jnp.array([[False, True, False, True]])
+    np.testing.assert_array_equal(condition.pooled(tokens, mask), [[[6, 7, 8]]])
+    np.testing.assert_array_equal(condition.pooled(tokens, jnp.zeros_like(mask)), [[[0, 0, 0]]])
+
+
+@pytest.mark.parametrize("sizes", [
+    {}, {"num_classes": 5, "caption_tokens": 4, "caption_dim": 6}, {"caption_tokens": 4},
+])
+def test_a_gpt_is_conditioned_on_classes_or_on_captions(sizes):
+    with pytest.raises(ValueError, match="either the first or the last two must be above 0"):
+        llamagen.GPTConfig(12, 4, 3, 24, 2, 2, **sizes)

@@ -205,3 +205,6 @@ def test_disk_full_is_recognised_in_any_library():
     assert files.is_disk_full(OSError(errno.ENOSPC, "x"))
     assert files.is_disk_full(ValueError("RESOURCE_EXHAUSTED: No space left on device"))
     assert not files.is_disk_full(ValueError("x"))
+    later = ValueError("while closing")
+    later.__context__ = OSError(errno.ENOSPC, "x")
+    assert files.is_disk_full(later)
