@@ -58,7 +58,7 @@ class Teacher(nnx.Module):
 
     def null(self, condition: jax.Array) -> jax.Array:
         """The condition that says nothing, in the shape of `condition`."""
-        return jnp.full_like(condition, self.config.num_classes)
+        return self.trunk.condition.null(condition)
 
     def logits(self, ids_BL: jax.Array, condition: jax.Array) -> jax.Array:
         """Teacher forcing: logits [B, L, V] of every token given the scales before its own."""
@@ -95,7 +95,7 @@ class Teacher(nnx.Module):
     def _begin(self, condition: jax.Array, ids_BP: jax.Array) -> tuple[jax.Array, State]:
         """Inputs of the first n + 1 scales from the ids of n, and the state before any of them."""
         quantiser = jax.lax.stop_gradient(self.quantiser)
-        condition_B1D = self.trunk.class_embed(condition)[:, None]
+        condition_B1D, _ = self.trunk.condition(condition)
         maps = quantiser.maps(quantiser.codebook[ids_BP])
         c = self.config
         shape = (c.layers, ids_BP.shape[0], 0, c.heads, c.width // c.heads)
@@ -171,7 +171,7 @@ class Student(nnx.Module):
         rows_2D = self.noise_data_embed.embedding[...]
         # Two rows a layer instead of a product at every position.
         rows_N2D = jax.vmap(lambda linear: linear(rows_2D))(self.noise_data)
-        condition_B1D = self.trunk.class_embed(condition)[:, None]
+        condition_B1D, _ = self.trunk.condition(condition)
         h = self.trunk.embed(condition_B1D, x_BLC) + noise_or_data(is_data, rows_2D)
         h, _ = self.trunk(
             h.astype(self.trunk.dtype), condition_B1D, student_mask(self.trunk.levels),

@@ -9,6 +9,7 @@ from flax import nnx
 
 from ddjax.groups import Groups
 from ddjax.models import layers
+from ddjax.models.condition import ClassCondition
 from ddjax.models.multiscale import SCALES, check_scales
 from ddjax.models.var_blocks import Block, Modulation
 
@@ -70,7 +71,7 @@ class Trunk(nnx.Module):
         c, dtype = config, jnp.dtype(config.dtype)
         small = nnx.initializers.normal(0.02)
         self.levels, self.dtype = levels, dtype
-        self.class_embed = nnx.Embed(c.num_classes + 1, c.width, rngs=rngs)
+        self.condition = ClassCondition(c.num_classes, c.width, rngs)
         self.code_embed = nnx.Linear(c.code_dim, c.width, dtype=dtype, rngs=rngs)
         self.start = nnx.Param(small(rngs.params(), (c.width,)))
         self.level_embed = nnx.Param(small(rngs.params(), (levels.count, c.width)))
