@@ -5,7 +5,17 @@ Decoding code. The teacher holds the tokenizer's quantiser, so it is converted f
 """
 
 from conversion.convolutions import layer_rules, norm_rules, res_rules
-from conversion.tables import CONV, IDENTITY, LINEAR, Rule, Shapes, Table, Transform, count, size
+from conversion.tables import (
+    CONV,
+    IDENTITY,
+    LINEAR,
+    Rule,
+    Shapes,
+    Table,
+    Transform,
+    count,
+    size,
+)
 from ddjax.errors import UserError
 from ddjax.models.multiscale import SCALES
 from ddjax.models.multiscale_vq import MultiscaleVQConfig
@@ -38,6 +48,9 @@ _TRUNK = (
 # All of these follow from the sizes, and a checkpoint may or may not hold them.
 _BUFFERS = (r"lvl_1L", r"attn_bias_for_masking", r"blocks\.\d+\.attn\.zero_k_bias")
 
+# How often each code was met in training.
+_RECORDS = (r"quantize\.ema_vocab_hit_SV",)
+
 _PHI = r"quantize\.quant_resi\.qresi_ls\.(?P<layer>\d+)\."
 _QUANTISER = (
     Rule(r"quantize\.embedding\.weight", "quantiser/embedding"),
@@ -47,6 +60,8 @@ _QUANTISER = (
 
 
 def _teacher_config(shapes: Shapes, *, scales: tuple[int, ...] = SCALES) -> VARConfig:
+    if "quantize.embedding.weight" not in shapes:
+        raise UserError("the quantiser is missing; give the tokenizer's checkpoint by --tokenizer")
     return _transformer_config(shapes, scales, levels_before=0)
 
 
@@ -84,9 +99,10 @@ def _check_scales(scales: tuple[int, ...], length: int, number: int) -> None:
 TEACHER = Table(
     kind="var",
     rules=(*_TRUNK, *_QUANTISER),
-    ignored=_BUFFERS,
+    ignored=(*_BUFFERS, *_RECORDS, r"(encoder|decoder|quant_conv|post_quant_conv)\..*"),
     config=_teacher_config,
     places=((),),
+    borrowed=r"quantize\..*",
 )
 
 STUDENT = Table(
@@ -176,7 +192,7 @@ TOKENIZER = Table(
         *layer_rules(r"(quant_conv|post_quant_conv)", "{0}"),
         *_QUANTISER,
     ),
-    ignored=(r"quantize\.ema_vocab_hit_SV",),
+    ignored=_RECORDS,
     config=_tokenizer_config,
     places=((),),
 )
