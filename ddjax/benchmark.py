@@ -92,8 +92,10 @@ def _random_parts(config: Config) -> tuple[sample.Parts, distill.Frozen]:
     def make(kind: str, sizes: Any) -> nnx.Module:
         return MODELS[kind](sizes, rngs=nnx.Rngs(0))
 
-    teacher = make(config.teacher.kind, config.teacher.model)
     tokenizer = make(config.tokenizer.kind, config.tokenizer.model)
+    teacher = MODELS[config.teacher.kind].from_tokenizer(
+        config.teacher.model, tokenizer, rngs=nnx.Rngs(0)
+    )
     student = MODELS[config.student.kind].from_teacher(teacher, rngs=nnx.Rngs(1))
     net = config.distill.perceptual_net
     return sample.Parts(teacher, tokenizer, student, None), distill.Frozen(

@@ -335,8 +335,8 @@ def _trainings(c: Config) -> list[tuple[str, Train]]:
 
 def _check_models(c: Config) -> None:
     tokenizer, teacher = c.tokenizer.model, c.teacher.model
-    for key in ("vocab_size", "code_dim", "grid"):
-        ours, theirs = getattr(teacher, key), getattr(tokenizer, key)
+    for key in ("vocab_size", "code_dim", "grid", "scales"):  # not all families have scales
+        ours, theirs = getattr(teacher, key, None), getattr(tokenizer, key, None)
         _require(ours == theirs, f"teacher.model.{key}", ours, f"the tokenizer's, {theirs}")
     classes = c.data.num_classes
     sized = {"tokenizer": c.tokenizer, "distill.perceptual_net": c.distill.perceptual_net}

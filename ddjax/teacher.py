@@ -51,7 +51,9 @@ def run(config: Config, stage: Stage) -> str:
         name=stage.name,
         directory=stage.directory,
         kind=section.kind,
-        init=lambda: cls(section.model, rngs=nnx.Rngs(keys.stream(config.seed, "teacher.init"))),
+        init=lambda: cls.from_tokenizer(
+            section.model, coder, rngs=nnx.Rngs(keys.stream(config.seed, "teacher.init"))
+        ),
         loss=functools.partial(loss, config=section),
         frozen=None,
         batches=data.batches(seen, section.train.batch, config.seed),

@@ -142,6 +142,14 @@ class Teacher(nnx.Module):
         self.trunk = Trunk(config, rngs)
         self.token_embed = nnx.Embed(config.vocab_size, config.width, rngs=rngs)
 
+    @classmethod
+    def from_tokenizer(
+        cls, config: GPTConfig, tokenizer: nnx.Module, *, rngs: nnx.Rngs
+    ) -> "Teacher":
+        """A fresh teacher for a tokenizer, which this family takes nothing of."""
+        del tokenizer
+        return cls(config, rngs=rngs)
+
     @property
     def groups(self) -> Groups:
         """The order in which tokens are predicted."""
