@@ -1,20 +1,22 @@
 """VAR, teacher and student, against the original's outputs; who sees whom; sizes; refinement."""
 
 import functools
+import types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from flax import nnx
 
 from ddjax import flow, sample, train, trajectory, weights
+from ddjax import teacher as teacher_stage
 from ddjax.config import Train
 from ddjax.groups import Groups
 from ddjax.guidance import Guidance, Guided, truncate
 from ddjax.methods import Method
 from ddjax.models import var, var_trunk
+from ddjax.models.multiscale import Quantiser
 from tests import var_golden
 from tests.golden import GUIDED, IMAGES, LOGITS, assert_close
 from tests.var_golden import Compiled, arrays, last
@@ -66,13 +68,17 @@ def test_every_block():
         assert_close(found, a[name], LOGITS)
 
 
+def teacher_logits(ids, labels):
+    """In a batch of the size that guidance makes, so that one program does for all tests."""
+    return teacher().logits(jnp.tile(ids, (2, 1)), jnp.tile(labels, 2))[:3]
+
+
 @pytest.mark.parametrize("half", ["cond", "null"])
 def test_teacher_forcing(half):
     a, labels = case("var")
     labels = labels if half == "cond" else teacher().null(labels)
-    both = jnp.concatenate([labels, labels])  # of the size that guidance makes
-    found = teacher().logits(jnp.tile(jnp.asarray(a["idx"], jnp.int32), (2, 1)), both)
-    assert_close(found[:3], a[f"logits_{half}"], LOGITS)
+    found = teacher_logits(jnp.asarray(a["idx"], jnp.int32), labels)
+    assert_close(found, a[f"logits_{half}"], LOGITS)
 
 
 def walk(guided, labels, ids, first=0):
@@ -133,28 +139,31 @@ def test_truncation(name, top_k, top_p):
     assert_close(np.exp(found), a[f"filt_probs_{name}"], 2e-6)
 
 
-def moved(outputs):
-    """[30, 30]: row p tells which positions differ where position p was changed."""
-    return np.abs(np.asarray(outputs[1:] - outputs[:1])).max(axis=-1) > 1e-5
+def moved(run, x, changed):
+    """[30, 30]: row p tells which outputs differ where position p was changed; `run` takes 3."""
+    wanted = run(jnp.tile(x, (3,) + (1,) * (x.ndim - 1)))
+    rows = [np.abs(run(changed[i : i + 3]) - wanted).max(axis=-1) for i in range(0, 30, 3)]
+    return np.concatenate(rows) > 1e-5
 
 
 def test_teacher_sees_earlier_scales_only():
     ids = jnp.asarray(arrays("var")["idx"][:1], jnp.int32)
     changed = jnp.where(jnp.eye(30, dtype=bool), (ids + 1) % 64, ids)
-    logits = teacher().logits(jnp.concatenate([ids, changed]), jnp.full((31,), 3))
+    found = moved(lambda ids: teacher_logits(ids, LABELS[:1].repeat(3)), ids, changed)
     scale = GROUPS.of_token
-    np.testing.assert_array_equal(moved(logits), scale[:, None] < scale[None])
+    np.testing.assert_array_equal(found, scale[:, None] < scale[None])
 
 
-def test_student_sees_earlier_scales_and_itself():
+@pytest.mark.parametrize("head", [0, 1])
+def test_student_sees_earlier_scales_and_itself(head):
     noise = jnp.asarray(arrays("dd_var")["noise"][:1])
+    found = moved(
+        lambda x: student()(x, 0, LABELS[:1].repeat(3))[head], noise, noise + jnp.eye(30)[..., None]
+    )
+    scale = GROUPS.of_token
+    np.testing.assert_array_equal(found, (scale[:, None] < scale[None]) | np.eye(30, dtype=bool))
     mask = var.student_mask(var_golden.student().trunk.levels)
     np.testing.assert_array_equal(mask, arrays("dd_var")["attn_bias_for_masking"] == 0)
-    changed = noise + jnp.eye(30)[..., None]
-    scale = GROUPS.of_token
-    wanted = (scale[:, None] < scale[None]) | np.eye(30, dtype=bool)
-    for found in student()(jnp.concatenate([noise, changed]), 0, jnp.full((31,), 3)):
-        np.testing.assert_array_equal(moved(found), wanted)
 
 
 @pytest.mark.parametrize("name", ["t0", "t1", "t2", "t3", "tmix"])
@@ -257,38 +266,27 @@ def test_teacher_involved_behind_a_prefix(name, first, split):
 
 
 def test_refinement_with_as_many_passes_as_scales_is_exact():
-    model, codes = var_golden.teacher(), var_golden.tokenizer().codebook
-    solver, labels = flow.Solver(steps=16), jnp.arange(8) % 10
-    eps = jax.random.normal(jax.random.key(1), (8, 30, 32))
-
-    @jax.jit
-    def both(model):
-        guided = Guided(model, LINEAR(1.5, top_k=20, top_p=0.9))
-        exact = trajectory.map_noise(guided, labels, eps, codes, solver)
-        start = jnp.zeros((8, 30), jnp.int32)
-        passes = [
-            trajectory.refine(guided, labels, eps, codes, solver, start, passes=n) for n in (1, 4)
-        ]
-        return exact, *passes
-
-    exact, one, four = both(model)
-    np.testing.assert_array_equal(four, exact)
-    np.testing.assert_array_equal(one[:, :1], exact[:, :1])
-    assert np.mean(one[:, 14:] != exact[:, 14:]) > 0.2
+    codes, solver = var_golden.tokenizer().codebook, flow.Solver(steps=16)
+    guided, start = Guided(teacher(), LINEAR(1.5)), jnp.zeros((3, 30), jnp.int32)
+    eps = jax.random.normal(jax.random.key(1), (3, 30, 32))
+    exact = trajectory.map_noise(guided, LABELS, eps, codes, solver)
+    found = trajectory.refine(guided, LABELS, eps, codes, solver, start, passes=4)
+    np.testing.assert_array_equal(found, exact)
+    assert len(np.unique(exact)) > 20
 
 
 def test_the_flow_map_of_codes_of_any_scale():
-    """Frequencies over 20,000 noises are the probabilities; 32 channels, codes far from norm 1."""
-    codes = 5 + 3 * var_golden.tokenizer().codebook
+    """Frequencies over 10,000 noises are the probabilities; 32 channels, codes far from norm 1."""
+    codes, count = 5 + 3 * var_golden.tokenizer().codebook, 10_000
     p = jax.nn.softmax(2 * jax.random.normal(jax.random.key(0), (64,)))
-    eps = jax.random.normal(jax.random.key(1), (20_000, 32))
-    ids = jax.jit(flow.noise_to_ids, static_argnums=3)(
-        eps, jnp.tile(jnp.log(p), (20_000, 1)), codes, flow.Solver()
-    )
-    found = np.bincount(ids, minlength=64) / 20_000
-    floor = np.sqrt(p * (1 - p) / 20_000)
-    assert np.abs(found - p).max() < 5 * floor.max()
-    assert np.abs(found - p).sum() / 2 < 1.5 * floor.sum() * np.sqrt(2 / np.pi) / 2
+    eps = jax.random.normal(jax.random.key(1), (count, 32))
+    log_p = jnp.tile(jnp.log(p), (count, 1))
+    ids = jax.jit(flow.noise_to_ids, static_argnums=3)(eps, log_p, codes, flow.Solver())
+    found = np.bincount(ids, minlength=64) / count
+    deviation = np.sqrt(p * (1 - p) / count)
+    assert np.all(np.abs(found - p) < 4 * deviation + 1e-3)
+    # Of a fair draw the mean absolute error is sqrt(2 / pi) of the standard deviation.
+    assert np.abs(found - p).sum() < 1.3 * np.sqrt(2 / np.pi) * deviation.sum()
 
 
 def count(kind, depth):
@@ -312,46 +310,52 @@ def test_parameter_counts(depth, published, students):
         assert count(var.Student, depth) == pytest.approx(students, rel=5e-3)
 
 
+@functools.cache
+def fresh():
+    """A quantiser, the fresh teacher that takes it, and the fresh student of that."""
+    config = var_trunk.VARConfig(6, 4, 8, 1, 2, 10, (1, 2))
+
+    @jax.jit
+    def make():
+        quantiser = Quantiser(config.scales, 6, 4, nnx.Rngs(0))
+        coder = types.SimpleNamespace(quantiser=quantiser)
+        source = var.Teacher.from_tokenizer(config, coder, rngs=nnx.Rngs(1))
+        return quantiser, source, var.Student.from_teacher(source, rngs=nnx.Rngs(2))
+
+    return make()
+
+
+def assert_same(found, wanted):
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
 def test_student_starts_from_the_teacher():
-    """The condition's level and the scales are the teacher's; the first scale's place is fresh."""
-    source = var_golden.teacher()
-    made, fresh = jax.jit(
-        lambda source: (
-            var.Student.from_teacher(source, rngs=nnx.Rngs(0)),
-            var.Student(source.config, rngs=nnx.Rngs(0)),
-        )
-    )(source)
+    """The condition's level and the scales are the teacher's; the first scale's place is new."""
+    _, source, made = fresh()
     for name in ("level_embed", "position_embed"):
         rows, old = getattr(made.trunk, name)[...], getattr(source.trunk, name)[...]
         np.testing.assert_array_equal(np.delete(rows, 1, axis=0), old)
-        np.testing.assert_array_equal(rows[1], getattr(fresh.trunk, name)[1])
+        assert 0.005 < rows[1].std() < 0.05
     for name in ("condition", "code_embed", "start", "blocks", "head_modulation", "head"):
-        pair = (jax.tree.leaves(getattr(model.trunk, name)) for model in (made, source))
-        for a, b in zip(*pair, strict=True):
-            np.testing.assert_array_equal(a, b)
-    assert made.trunk.levels == Groups((1, 1, 4, 9, 16))
+        assert_same(getattr(made.trunk, name), getattr(source.trunk, name))
+    assert made.trunk.levels == Groups((1, 1, 4))
 
 
 def test_training_leaves_the_quantiser_alone():
-    """A fresh teacher takes the tokenizer's, and neither gradient nor decay moves it."""
-    config = var_trunk.VARConfig(64, 32, 16, 1, 2, 10, (1, 2, 3, 4))
-    optimizer = train.optimizer(
-        Train(steps=2, batch=1, learning_rate=0.1, warmup=0, weight_decay=1.0)
+    """Neither gradient, nor decay, nor averaging moves what a fresh teacher took over."""
+    quantiser, model, _ = fresh()
+    assert_same(model.quantiser, quantiser)
+    settings = Train(steps=3, batch=1, learning_rate=0.1, warmup=0, weight_decay=1.0)
+    about = types.SimpleNamespace(label_dropout=0.1)
+    state, _ = train.train_step(
+        train.init_state(jax.tree.map(jnp.copy, model), settings), None,
+        {"ids": jnp.arange(5)[None], "label": jnp.array([3])}, jax.random.key(0),
+        loss=functools.partial(teacher_stage.loss, config=about), config=settings,
     )
-    ids = jnp.asarray(arrays("var")["idx"], jnp.int32)
-
-    @jax.jit
-    def step(coder):
-        model = var.Teacher.from_tokenizer(config, coder, rngs=nnx.Rngs(0))
-        grads = jax.grad(lambda model: jnp.sum(model.logits(ids, LABELS) ** 2))(model)
-        updates, _ = optimizer.update(grads, optimizer.init(model), model)
-        return model, optax.apply_updates(model, updates)
-
-    before, after = step(var_golden.tokenizer())
-    quantisers = (after.quantiser, var_golden.tokenizer().quantiser)
-    for a, b in zip(*map(jax.tree.leaves, quantisers), strict=True):
-        np.testing.assert_array_equal(a, b)
-    assert np.abs(after.trunk.head.kernel[...] - before.trunk.head.kernel[...]).max() > 0.01
+    assert_same(state.model.quantiser, quantiser)
+    assert_same(state.ema.quantiser, quantiser)
+    assert np.abs(state.model.trunk.head.kernel[...] - model.trunk.head.kernel[...]).max() > 0.01
 
 
 def test_bfloat16_computes_near_float32_with_float32_parameters():
