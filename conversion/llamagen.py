@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from conversion.tables import CONV, LINEAR, Rule, Shapes, Table, Transform, count, size
+from conversion.convolutions import layer_rules, norm_rules, res_rules
+from conversion.tables import LINEAR, Rule, Shapes, Table, count, size
 from ddjax.errors import UserError
 from ddjax.models.llamagen import GPTConfig
 from ddjax.models.vq import VQConfig
@@ -97,12 +98,10 @@ STUDENT = Table(
     kind="llamagen_student",
     rules=(
         *_TRUNK,
-        Rule(r"tok_embeddings\.weight", "code_embed/kernel", LINEAR),
-        Rule(r"tok_embeddings\.bias", "code_embed/bias"),
+        *layer_rules(r"tok_embeddings", "code_embed", LINEAR),
         Rule(r"n_d_embed\.weight", "noise_data_embed/embedding"),
-        Rule(r"final_layer_conti\.scale_shift_table", "shift_scale"),
-        Rule(r"final_layer_conti\.linear\.weight", "vector_head/kernel", LINEAR),
-        Rule(r"final_layer_conti\.linear\.bias", "vector_head/bias"),
+        Rule(r"final_layer_conti\.scale_shift_table", "vector_head/shift_scale"),
+        *layer_rules(r"final_layer_conti\.linear", "vector_head/linear", LINEAR),
     ),
     ignored=_IGNORED,
     config=_student_config,
@@ -110,33 +109,11 @@ STUDENT = Table(
 )
 
 
-def _layer_rules(source: str, target: str, transform: Transform) -> tuple[Rule, Rule]:
-    """Weight and bias of a convolution; `transform` is that of the weight."""
-    return (
-        Rule(source + r"\.weight", target + "/kernel", transform),
-        Rule(source + r"\.bias", target + "/bias"),
-    )
-
-
-def _norm_rules(source: str, target: str) -> tuple[Rule, Rule]:
-    return Rule(source + r"\.weight", target + "/scale"), Rule(source + r"\.bias", target + "/bias")
-
-
-def _res_rules(source: str, target: str, groups: int) -> tuple[Rule, ...]:
-    """A residual block; `groups` numbers of the block's own place come before."""
-    number = f"{{{groups}}}"
-    return (
-        *_norm_rules(source + r"\.norm([12])", f"{target}/norm{number}/norm"),
-        *_layer_rules(source + r"\.conv([12])", f"{target}/conv{number}", CONV),
-        *_layer_rules(source + r"\.nin_shortcut", f"{target}/shortcut", CONV),
-    )
-
-
 def _attention_rules(source: str, target: str, groups: int) -> tuple[Rule, ...]:
     return (
-        *_norm_rules(source + r"\.norm", target + "/norm"),
-        *_layer_rules(source + r"\.([qkv])", f"{target}/{{{groups}}}", CONV),
-        *_layer_rules(source + r"\.proj_out", target + "/out", CONV),
+        *norm_rules(source + r"\.norm", target + "/norm"),
+        *layer_rules(source + r"\.([qkv])", f"{target}/{{{groups}}}"),
+        *layer_rules(source + r"\.proj_out", target + "/out"),
     )
 
 
@@ -144,13 +121,13 @@ def _half_rules(half: str) -> tuple[Rule, ...]:
     """Encoder or decoder."""
     level = half + r"\.conv_blocks\.(\d+)"
     return (
-        *_layer_rules(half + r"\.(conv_in|conv_out)", half + "/{0}", CONV),
-        *_norm_rules(half + r"\.norm_out", half + "/norm_out/norm"),
-        *_res_rules(level + r"\.res\.(\d+)", half + "/levels/{0}/res/{1}", 2),
+        *layer_rules(half + r"\.(conv_in|conv_out)", half + "/{0}"),
+        *norm_rules(half + r"\.norm_out", half + "/norm_out/norm"),
+        *res_rules(level + r"\.res\.(\d+)", half + "/levels/{0}/res/{1}", 2),
         *_attention_rules(level + r"\.attn\.(\d+)", half + "/levels/{0}/attn/{1}", 2),
-        *_res_rules(half + r"\.mid\.0", half + "/middle/res1", 0),
+        *res_rules(half + r"\.mid\.0", half + "/middle/res1", 0),
         *_attention_rules(half + r"\.mid\.1", half + "/middle/attn", 0),
-        *_res_rules(half + r"\.mid\.2", half + "/middle/res2", 0),
+        *res_rules(half + r"\.mid\.2", half + "/middle/res2", 0),
     )
 
 
@@ -183,11 +160,9 @@ TOKENIZER = Table(
     rules=(
         *_half_rules("encoder"),
         *_half_rules("decoder"),
-        *_layer_rules(
-            r"encoder\.conv_blocks\.(\d+)\.downsample\.conv", "encoder/down/{0}", CONV
-        ),
-        *_layer_rules(r"decoder\.conv_blocks\.(\d+)\.upsample\.conv", "decoder/up/{0}", CONV),
-        *_layer_rules(r"(quant_conv|post_quant_conv)", "{0}", CONV),
+        *layer_rules(r"encoder\.conv_blocks\.(\d+)\.downsample\.conv", "encoder/down/{0}"),
+        *layer_rules(r"decoder\.conv_blocks\.(\d+)\.upsample\.conv", "decoder/up/{0}"),
+        *layer_rules(r"(quant_conv|post_quant_conv)", "{0}"),
         Rule(r"quantize\.embedding\.weight", "embedding"),
     ),
     ignored=(r"quantize\.codebook_used",),

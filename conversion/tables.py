@@ -73,6 +73,7 @@ class Table:
       places: where the published files have the weights: keys of the dictionaries around them,
         outermost first.
       buffers: what the original code wants beside the weights, by name.
+      borrowed: pattern of names from another model's checkpoint; the way back leaves them out.
     """
 
     kind: str
@@ -81,6 +82,7 @@ class Table:
     config: Callable[..., Any]
     places: tuple[tuple[str, ...], ...] = (("model",),)
     buffers: Callable[[Any], dict[str, Array]] = lambda config: {}
+    borrowed: str = ""
 
 
 class Move(NamedTuple):

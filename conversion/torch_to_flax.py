@@ -1,6 +1,7 @@
 r"""Convert a published PyTorch checkpoint into a model folder, or back.
 
     python conversion/torch_to_flax.py --model=llamagen --checkpoint=c2i_B_256.pt
+    python conversion/torch_to_flax.py --model=var --checkpoint=var_d16.pth --tokenizer=vae.pth
     python conversion/torch_to_flax.py --inverse --checkpoint=conversion/weights/c2i_B_256
     python conversion/torch_to_flax.py --model=lpips --checkpoint=vgg16-397923af.pth \
         --linear=lpips_vgg.pth
@@ -10,6 +11,7 @@ exactly; the way back writes float32.
 """
 
 import inspect
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,16 +23,30 @@ import numpy as np
 import torch
 from absl import flags
 
-from conversion import llamagen, lpips, tables
+from conversion import llamagen, lpips, tables, var
 from conversion.read import Tensors, read
 from conversion.tables import Table
 from ddjax import cli, files, progress, weights
 from ddjax.errors import UserError
 
+_FAMILIES = (llamagen, var)
 TABLES = {
     table.kind: table
-    for table in (llamagen.TEACHER, llamagen.STUDENT, llamagen.TOKENIZER, lpips.LPIPS)
+    for table in (
+        *(family.TEACHER for family in _FAMILIES),
+        *(family.STUDENT for family in _FAMILIES),
+        *(family.TOKENIZER for family in _FAMILIES),
+        lpips.LPIPS,
+    )
 }
+
+
+class _Integers(flags.ListParser):
+    """1,2,3."""
+
+    def parse(self, argument: str) -> tuple[int, ...]:
+        return tuple(int(part) for part in super().parse(argument))
+
 
 _MODEL = flags.DEFINE_enum("model", None, list(TABLES), "What the checkpoint is")
 _CHECKPOINT = flags.DEFINE_string(
@@ -44,6 +60,9 @@ _EMA = flags.DEFINE_bool(
     "ema", None, "Averaged weights or plain ones; by default the averaged where there are any"
 )
 _INVERSE = flags.DEFINE_bool("inverse", False, "From a model folder to PyTorch")
+_TOKENIZER = flags.DEFINE_string(
+    "tokenizer", None, "With --model=var: the tokenizer's checkpoint, whose quantiser VAR reads by"
+)
 _SIZES = {
     "num_heads": flags.DEFINE_integer(
         "num_heads", None, "Heads; by default as published for the width", lower_bound=1
@@ -53,6 +72,10 @@ _SIZES = {
     ),
     "code_dim": flags.DEFINE_integer(
         "code_dim", None, "Width of a code of the teacher's tokenizer; 8 by default", lower_bound=1
+    ),
+    "scales": flags.DEFINE(
+        _Integers(), "scales", None, "Tokens a side of VAR's scales, 1,2,3; by default those of "
+        "256 pixels", serializer=flags.CsvListSerializer(",")
     ),
 }
 
@@ -105,6 +128,7 @@ def restore(folder: Path, output: Path) -> str:
         raise UserError(f"{folder} is a {kind}, which has no PyTorch form; {', '.join(TABLES)} do")
     table = TABLES[kind]
     found = tables.invert(arrays, table) | table.buffers(config)
+    found = {k: v for k, v in found.items() if not re.fullmatch(table.borrowed, k)}
     tree = _nest({name: torch.from_numpy(array) for name, array in found.items()}, table.places)
     with files.atomic(output) as temporary, temporary.open("wb") as file:
         torch.save(tree, file)
@@ -168,8 +192,8 @@ def main() -> None:
         raise UserError(f"--model is missing; one of {', '.join(TABLES)}")
     given = {name: flag.value for name, flag in _SIZES.items() if flag.value is not None}
     output = Path(_OUTPUT.value or here / checkpoint.stem)
-    files = [checkpoint] + ([Path(_LINEAR.value)] if _LINEAR.value else [])
-    print(convert(_MODEL.value, files, output, _EMA.value, given))
+    others = [Path(flag.value) for flag in (_LINEAR, _TOKENIZER) if flag.value]
+    print(convert(_MODEL.value, [checkpoint, *others], output, _EMA.value, given))
 
 
 if __name__ == "__main__":

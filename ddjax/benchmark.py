@@ -118,13 +118,17 @@ def _add_ratios(rows: list[dict[str, Any]], training_flops: Callable[[int], floa
 def _parts(config: Config) -> tuple[sample.Parts, distill.Frozen]:
     """The models that the config names, where they are there; others with random weights."""
 
-    def model(section: Model, where: str) -> nnx.Module:
-        section = dataclasses.replace(section, weights=_weights(section))
-        return parts.load_model(section, where, Path(), config.seed)
+    def there(section: Model) -> Model:
+        return dataclasses.replace(section, weights=_weights(section))
 
-    teacher, tokenizer = model(config.teacher, "teacher"), model(config.tokenizer, "tokenizer")
+    config = dataclasses.replace(
+        config, teacher=there(config.teacher), tokenizer=there(config.tokenizer)
+    )
+    teacher, tokenizer = (parts.load(config, Path(), name) for name in ("teacher", "tokenizer"))
     student = MODELS[config.student.kind].from_teacher(teacher, rngs=nnx.Rngs(1))
-    net = model(config.distill.perceptual_net, "net") if config.distill.perceptual else None
+    net = None
+    if config.distill.perceptual:
+        net = parts.load_model(there(config.distill.perceptual_net), "net", Path(), config.seed)
     return sample.Parts(tokenizer, teacher, student, None), distill.Frozen(tokenizer, net)
 
 

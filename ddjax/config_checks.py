@@ -67,8 +67,8 @@ def _check_models(c: Config) -> None:
     _require(c.data.copies >= 1, "data.copies", c.data.copies, ">= 1")
     vocab = tokenizer.vocab_size
     _require(1 <= vocab <= 2**16, "tokenizer.model.vocab_size", vocab, "in 1..65536: 16-bit ids")
-    for key in ("vocab_size", "code_dim", "grid"):
-        ours, theirs = getattr(teacher, key), getattr(tokenizer, key)
+    for key in ("vocab_size", "code_dim", "grid", "scales"):  # not all families have scales
+        ours, theirs = getattr(teacher, key, None), getattr(tokenizer, key, None)
         _require(ours == theirs, f"teacher.model.{key}", ours, f"the tokenizer's, {theirs}")
     for where, part in _models(c).items():
         _require(

@@ -30,6 +30,10 @@ def load(config: Config, root: Path, stage: str) -> nnx.Module:
     """
     section = _SECTION_OF_STAGE[stage]
     model = config.student_model if section == "student" else getattr(config, section)
+    if stage == "teacher" and model.weights == RANDOM:
+        rngs = nnx.Rngs(keys.stream(config.seed, stage))
+        tokenizer = load(config, root, "tokenizer")
+        return MODELS[model.kind].from_tokenizer(model.model, tokenizer, rngs=rngs)
     return load_model(model, f"config.{section}.weights", root / stage / "model", config.seed)
 
 

@@ -51,7 +51,7 @@ def run(config: Config, stage: Stage) -> str:
         name=stage.name,
         directory=stage.directory,
         kind=section.kind,
-        init=lambda rngs: cls(section.model, rngs=rngs),
+        init=lambda rngs: cls.from_tokenizer(section.model, coder, rngs=rngs),
         loss=functools.partial(loss, config=section),
         frozen=None,
         rows=seen,

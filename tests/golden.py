@@ -20,9 +20,10 @@ def arrays(name):
     return dict(np.load(FOLDER / f"{name}.npz"))
 
 
-def converted(tmp, name, model, **given):
-    """The model of a golden checkpoint, through the converter and back from its folder."""
-    torch_to_flax.convert(model, [FOLDER / f"{name}.pt"], tmp / name, None, given)
+def converted(tmp, name, model, others=(), **given):
+    """The model of a golden checkpoint and others, by the converter and back from its folder."""
+    files = [FOLDER / f"{file}.pt" for file in (name, *others)]
+    torch_to_flax.convert(model, files, tmp / name, None, given)
     return weights.load(tmp / name)
 
 

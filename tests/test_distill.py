@@ -82,7 +82,7 @@ def test_each_loss_trains_its_own_head(weights, head, other):
         )[0]
 
     grads = jax.jit(jax.grad(value))(student)
-    heads = {"head": grads.trunk.head.kernel, "vector_head": grads.vector_head.kernel}
+    heads = {"head": grads.trunk.head.kernel, "vector_head": grads.vector_head.linear.kernel}
     assert np.abs(heads[head][...]).max() > 0
     np.testing.assert_array_equal(heads[other][...], 0)
     assert np.abs(grads.code_embed.kernel[...]).max() > 0

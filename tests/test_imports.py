@@ -9,8 +9,11 @@ ROOT = Path(__file__).parent.parent / "ddjax"
 RANKS = [
     ["errors", "groups", "flops"],
     ["flow", "models.condition", "models.layers", "files"],
-    ["guidance", "models.llamagen", "models.vq"],
-    ["models.classifier", "models.lpips", "models.patch_vq", "trajectory", "keys", "methods"],
+    ["guidance", "models.llamagen", "models.vq", "models.multiscale"],
+    ["models.classifier", "models.lpips", "models.patch_vq", "models.multiscale_vq",
+     "models.var_blocks", "trajectory", "keys", "methods"],
+    ["models.var_trunk"],
+    ["models.var"],
     ["models"],
     ["config", "baselines"],
     ["config_checks", "weights"],

@@ -1,11 +1,14 @@
 """The models behind the seam, by the kind that configs and converted weights name them with."""
 
-from ddjax.models import classifier, llamagen, lpips, patch_vq, vq
+from ddjax.models import classifier, llamagen, lpips, multiscale_vq, patch_vq, var, vq
 
 MODELS = {
     "llamagen": llamagen.Teacher,
     "llamagen_student": llamagen.Student,
     "llamagen_tokenizer": vq.Tokenizer,
+    "var": var.Teacher,
+    "var_student": var.Student,
+    "var_tokenizer": multiscale_vq.Tokenizer,
     "patch_tokenizer": patch_vq.Tokenizer,
     "classifier": classifier.Classifier,
     "lpips": lpips.LPIPS,

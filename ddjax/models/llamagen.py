@@ -142,6 +142,14 @@ class Teacher(nnx.Module):
         self.trunk = Trunk(config, rngs)
         self.token_embed = nnx.Embed(config.vocab_size, config.width, rngs=rngs)
 
+    @classmethod
+    def from_tokenizer(
+        cls, config: GPTConfig, tokenizer: nnx.Module, *, rngs: nnx.Rngs
+    ) -> "Teacher":
+        """A fresh teacher for a tokenizer, which this family takes nothing of."""
+        del tokenizer
+        return cls(config, rngs=rngs)
+
     @property
     def groups(self) -> Groups:
         """The order in which tokens are predicted."""
@@ -214,11 +222,7 @@ class Student(nnx.Module):
         small = nnx.initializers.normal(0.02)
         # Row 0 says noise, row 1 data; the condition counts as data.
         self.noise_data_embed = nnx.Embed(2, c.width, embedding_init=small, rngs=rngs)
-        self.vector_norm = nnx.LayerNorm(
-            c.width, epsilon=1e-6, use_bias=False, use_scale=False, rngs=rngs
-        )
-        self.shift_scale = nnx.Param(small(rngs.params(), (2, c.width)))
-        self.vector_head = nnx.Linear(c.width, c.code_dim, dtype=dtype, rngs=rngs)
+        self.vector_head = layers.VectorHead(c.width, c.code_dim, dtype, rngs)
 
     @property
     def groups(self) -> Groups:
@@ -254,10 +258,4 @@ class Student(nnx.Module):
         mask = causal_mask(valid, h.shape[1], h.shape[1])
         h, _ = self.trunk.transformer(h, self.trunk.rope(), mask)
         h = h[:, tokens.shape[1] :]
-        return self.trunk.logits(h), self._vectors(h, conditions.pooled(tokens, valid))
-
-    def _vectors(self, h_BLD: jax.Array, condition_B1D: jax.Array) -> jax.Array:
-        shift, scale = (row + condition_B1D for row in self.shift_scale[...][:, None, None])
-        normed = self.vector_norm(h_BLD.astype(jnp.float32))
-        shaped = normed * (1 + jnp.broadcast_to(scale, normed.shape))
-        return self.vector_head(shaped + jnp.broadcast_to(shift, normed.shape)).astype(jnp.float32)
+        return self.trunk.logits(h), self.vector_head(h, conditions.pooled(tokens, valid))

@@ -1,0 +1,138 @@
+"""VAR's multi-scale residual quantiser: a feature map as the sum of what several scales say.
+
+A scale's code vectors are enlarged to the whole map and go through one of four shared residual
+convolutions phi; what they leave over is quantised at the next, finer scale. Follows
+github.com/FoundationVision/VAR (arXiv 2404.02905, algorithms 1 and 2), so that its weights convert.
+Always float32: a rounding here is another id.
+"""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from ddjax import flow
+from ddjax.groups import Groups
+
+# Published for images of 256 pixels: 680 tokens.
+SCALES = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)
+PHIS = 4
+HIGHEST = jax.lax.Precision.HIGHEST
+
+
+def check_scales(scales: tuple[int, ...]) -> None:
+    """Raise ValueError unless the scales rise from one token."""
+    if scales[:1] != (1,) or any(a >= b for a, b in itertools.pairwise(scales)):
+        raise ValueError(f"scales {scales} must rise from 1")
+
+
+def phi_of_scale(count: int) -> tuple[int, ...]:
+    """Which phi each of `count` scales goes through: the one whose tick is nearest."""
+    if count == 10:
+        # Two of the published scales lie as near to one tick as to another, up to rounding.
+        return (0, 0, 1, 1, 1, 2, 2, 3, 3, 3)
+    ticks = np.linspace(1 / (3 * PHIS), 1 - 1 / (3 * PHIS), PHIS)
+    place = np.arange(count) / max(count - 1, 1)
+    return tuple(int(i) for i in np.abs(ticks[None] - place[:, None]).argmin(axis=1))
+
+
+def bicubic_matrix(size: int, wanted: int) -> np.ndarray:
+    """[wanted, size] float32: PyTorch's bicubic interpolation along one axis.
+
+    Pixels are areas (align_corners False), A = -0.75, edges repeat, no antialiasing;
+    `jax.image.resize` has A = -0.5.
+    """
+    a = -0.75
+    centre = (np.arange(wanted) + 0.5) * size / wanted - 0.5
+    taps = np.floor(centre)[:, None] + np.arange(-1, 3)
+    d = np.abs(centre[:, None] - taps)
+    near = ((a + 2) * d - (a + 3)) * d**2 + 1
+    far = ((d - 5) * d + 8) * d * a - 4 * a
+    matrix = np.zeros((wanted, size))
+    rows = np.broadcast_to(np.arange(wanted)[:, None], taps.shape)
+    columns = np.clip(taps, 0, size - 1).astype(int)
+    np.add.at(matrix, (rows, columns), np.where(d <= 1, near, far))
+    return matrix.astype(np.float32)
+
+
+def area_matrix(size: int, wanted: int) -> np.ndarray:
+    """[wanted, size] float32: means over bins that cover the axis (adaptive average pooling).
+
+    Bin i is floor(i size / wanted) .. ceil((i + 1) size / wanted) - 1, so that bins overlap where
+    the sizes do not divide.
+    """
+    i, j = np.arange(wanted)[:, None], np.arange(size)[None]
+    inside = (j >= i * size // wanted) & (j < -(-(i + 1) * size // wanted))
+    return (inside / inside.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+def resize(f_BHWC: jax.Array, matrix: np.ndarray) -> jax.Array:
+    """Apply a [wanted, size] matrix to both axes of square maps."""
+    return jnp.einsum("yh,xw,bhwc->byxc", matrix, matrix, f_BHWC, precision=HIGHEST)
+
+
+class Quantiser(nnx.Module):
+    """Codebook and phi; feature maps are [B, H, W, C] with the last scale's size.
+
+    Whoever holds one without training it takes `jax.lax.stop_gradient` of it.
+    """
+
+    def __init__(
+        self, scales: tuple[int, ...], vocab_size: int, code_dim: int, rngs: nnx.Rngs
+    ) -> None:
+        self.scales = scales
+        self.embedding = nnx.Param(jax.random.normal(rngs.params(), (vocab_size, code_dim)))
+        # Not named kernels: weight decay would pull them even where they have no gradient.
+        init = nnx.initializers.lecun_normal(batch_axis=0)
+        self.phi_weights = nnx.Param(init(rngs.params(), (PHIS, 3, 3, code_dim, code_dim)))
+        self.phi_biases = nnx.Param(jnp.zeros((PHIS, code_dim)))
+
+    @property
+    def codebook(self) -> jax.Array:
+        """[V, C] float32, not normalised."""
+        return self.embedding[...]
+
+    def spread(self, x_BSC: jax.Array, scale: int) -> jax.Array:
+        """What the vectors of a scale add to the map: enlarged, then 0.5 h + 0.5 conv(h)."""
+        size, grid = self.scales[scale], self.scales[-1]
+        x = x_BSC.astype(jnp.float32).reshape(-1, size, size, x_BSC.shape[-1])
+        h = resize(x, bicubic_matrix(size, grid))
+        phi = phi_of_scale(len(self.scales))[scale]
+        convolved = jax.lax.conv_general_dilated(
+            h, self.phi_weights[phi], (1, 1), "SAME", precision=HIGHEST,
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+        return 0.5 * h + 0.5 * (convolved + jnp.broadcast_to(self.phi_biases[phi], h.shape))
+
+    def shrink(self, f_BHWC: jax.Array, scale: int) -> jax.Array:
+        """Means [B, S, C] of a map over the cells of a scale."""
+        small = resize(f_BHWC, area_matrix(self.scales[-1], self.scales[scale]))
+        return small.reshape(small.shape[0], -1, small.shape[-1])
+
+    def maps(self, x_BPC: jax.Array) -> list[jax.Array]:
+        """The map before the first scale, which is zero, and after each of the scales in x."""
+        batch, tokens, channels = x_BPC.shape
+        starts = Groups(tuple(size**2 for size in self.scales)).starts
+        nothing = jnp.zeros((batch, self.scales[-1], self.scales[-1], channels))
+        parts = (
+            self.spread(x_BPC[:, begin:end], scale)
+            for scale, (begin, end) in enumerate(itertools.pairwise(starts)) if end <= tokens
+        )
+        return list(itertools.accumulate(parts, initial=nothing))
+
+    def inputs(self, maps: list[jax.Array]) -> jax.Array:
+        """What a teacher reads at the second scale and on, [B, tokens, C], from `maps`."""
+        none = maps[0].reshape(maps[0].shape[0], -1, maps[0].shape[-1])[:, :0]
+        read = [self.shrink(f, i) for i, f in enumerate(maps) if i > 0]
+        return jnp.concatenate([none, *read], axis=1)
+
+    def residuals(self, f_BHWC: jax.Array) -> jax.Array:
+        """Vectors [B, L, C] before quantisation: what the coarser scales' codes leave over."""
+        vectors = []
+        for scale in range(len(self.scales)):
+            vectors.append(self.shrink(f_BHWC, scale))
+            codes = self.codebook[flow.nearest_ids(vectors[-1], self.codebook)]
+            f_BHWC = f_BHWC - self.spread(codes, scale)
+        return jnp.concatenate(vectors, axis=1)

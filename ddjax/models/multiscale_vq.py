@@ -1,0 +1,67 @@
+"""VAR's tokenizer: image <-> ids of all scales, coarsest first.
+
+Encoder and decoder are those of `ddjax.models.vq`; the quantiser is `ddjax.models.multiscale`.
+Follows github.com/FoundationVision/VAR, so that its weights convert.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from ddjax import flow
+from ddjax.models import vq
+from ddjax.models.multiscale import SCALES, Quantiser, check_scales
+
+
+@dataclasses.dataclass(frozen=True)
+class MultiscaleVQConfig(vq.VQConfig):
+    """Sizes of the tokenizer: those of `ddjax.models.vq.VQConfig`, and the scales.
+
+    Attributes:
+      scales: tokens a side of each scale; the last is the grid.
+    """
+
+    scales: tuple[int, ...] = SCALES
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_scales(self.scales)
+        if self.scales[-1] != self.grid:
+            raise ValueError(
+                f"the last of scales {self.scales} must be image_size / {self.patch} = {self.grid}"
+            )
+
+
+class Tokenizer(nnx.Module):
+    """The tokenizer's side of the seam: encode, decode, codebook."""
+
+    Config = MultiscaleVQConfig
+
+    def __init__(self, config: MultiscaleVQConfig, *, rngs: nnx.Rngs) -> None:
+        c = config
+        self.config = c
+        self.encoder = vq.Encoder(c, rngs)
+        self.quant_conv = vq.conv(c.z_channels, c.code_dim, 3, rngs)
+        self.quantiser = Quantiser(c.scales, c.vocab_size, c.code_dim, rngs)
+        self.post_quant_conv = vq.conv(c.code_dim, c.z_channels, 3, rngs)
+        self.decoder = vq.Decoder(c, rngs)
+
+    @property
+    def codebook(self) -> jax.Array:
+        """[V, C] float32, not normalised."""
+        return self.quantiser.codebook
+
+    def features(self, images: jax.Array) -> jax.Array:
+        """Vectors [B, L, C] before quantisation, all scales; images [B, H, W, channels]."""
+        return self.quantiser.residuals(self.quant_conv(self.encoder(images)))
+
+    def encode(self, images: jax.Array) -> jax.Array:
+        """Ids [B, L] of images [B, H, W, channels] in [-1, 1]: scales in turn, each in raster."""
+        return flow.nearest_ids(self.features(images), self.codebook)
+
+    def decode(self, x_BLC: jax.Array) -> jax.Array:
+        """Images [B, H, W, channels] in [-1, 1] of code vectors taken as they are."""
+        f = self.quantiser.maps(x_BLC)[-1]
+        return jnp.clip(self.decoder(self.post_quant_conv(f)), -1, 1)

@@ -1,0 +1,191 @@
+"""VAR's class-conditional transformer as a teacher, and the student that starts from it.
+
+The teacher follows github.com/FoundationVision/VAR (arXiv 2404.02905), the student the released
+Distilled Decoding code, so that published weights of both convert.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from ddjax.groups import Groups
+from ddjax.models import layers
+from ddjax.models.multiscale import Quantiser
+from ddjax.models.multiscale_vq import Tokenizer
+from ddjax.models.var_trunk import Between, Trunk, VARConfig, noise_or_data
+
+
+class State(NamedTuple):
+    """What the teacher remembers between scales."""
+
+    condition_B1D: jax.Array
+    map_BHWC: jax.Array  # the sum of what all scales so far say
+    cache: layers.Cache
+
+
+class Teacher(nnx.Module):
+    """The teacher's side of the seam; see `ddjax.models.llamagen.Teacher` for the methods.
+
+    A condition is a label per image, [B] int32. Groups are scales. The input of a scale is made
+    from the ids of all earlier ones by the quantiser, so the teacher holds the tokenizer's; it is
+    never trained here.
+    """
+
+    Config = VARConfig
+
+    def __init__(self, config: VARConfig, *, rngs: nnx.Rngs) -> None:
+        c = config
+        self.config = c
+        self.trunk = Trunk(c, c.groups, rngs)
+        self.quantiser = Quantiser(c.scales, c.vocab_size, c.code_dim, rngs)
+
+    @classmethod
+    def from_tokenizer(
+        cls, config: VARConfig, tokenizer: Tokenizer, *, rngs: nnx.Rngs
+    ) -> "Teacher":
+        """A fresh teacher that holds the tokenizer's quantiser."""
+        teacher = cls(config, rngs=rngs)
+        teacher.quantiser = jax.tree.map(jnp.copy, tokenizer.quantiser)
+        return teacher
+
+    @property
+    def groups(self) -> Groups:
+        """The scales."""
+        return self.config.groups
+
+    def null(self, condition: jax.Array) -> jax.Array:
+        """The condition that says nothing, in the shape of `condition`."""
+        return self.trunk.condition.null(condition)
+
+    def logits(self, ids_BL: jax.Array, condition: jax.Array) -> jax.Array:
+        """Teacher forcing: logits [B, L, V] of every token given the scales before its own."""
+        h, state = self._begin(condition, ids_BL[:, : self.groups.starts[-2]])
+        h, _ = self.trunk(h, state.condition_B1D, block_causal_mask(self.groups, h.shape[1]))
+        return self.trunk.logits(h, state.condition_B1D)
+
+    def prefill(self, condition: jax.Array, ids_BP: jax.Array) -> tuple[jax.Array, State]:
+        """Read condition and the ids of the first n scales.
+
+        The mask is block-causal here as in training. (The released code lets the scales of a
+        prefix see each other both ways, which the teacher never learned.)
+
+        Returns:
+          logits [B, tokens of scale n, V] of scale n, and what `step` goes on from.
+        """
+        h, state = self._begin(condition, ids_BP)
+        mask = block_causal_mask(self.groups, h.shape[1])
+        h, cache = self.trunk(h, state.condition_B1D, mask, state.cache)
+        return self.trunk.logits(h[:, ids_BP.shape[1] :], state.condition_B1D), state._replace(
+            cache=cache
+        )
+
+    def step(self, ids_BS: jax.Array, group: int, state: State) -> tuple[jax.Array, State]:
+        """Append the ids of `group`; logits [B, tokens of scale group + 1, V] of the next scale."""
+        quantiser = jax.lax.stop_gradient(self.quantiser)
+        added = quantiser.spread(quantiser.codebook[ids_BS], group)
+        state = state._replace(map_BHWC=state.map_BHWC + added)
+        h = self.trunk.code_embed(quantiser.shrink(state.map_BHWC, group + 1))
+        h = self.trunk.place(h, self.groups.starts[group + 1])
+        h, cache = self.trunk(h, state.condition_B1D, None, state.cache)
+        return self.trunk.logits(h, state.condition_B1D), state._replace(cache=cache)
+
+    def _begin(self, condition: jax.Array, ids_BP: jax.Array) -> tuple[jax.Array, State]:
+        """Inputs of the first n + 1 scales from the ids of n, and the state before any of them."""
+        quantiser = jax.lax.stop_gradient(self.quantiser)
+        condition_B1D, _ = self.trunk.condition(condition)
+        maps = quantiser.maps(quantiser.codebook[ids_BP])
+        c = self.config
+        shape = (c.layers, ids_BP.shape[0], 0, c.heads, c.width // c.heads)
+        empty = (jnp.zeros(shape, self.trunk.dtype),) * 2
+        h = self.trunk.embed(condition_B1D, quantiser.inputs(maps))
+        return h, State(condition_B1D, maps[-1], empty)
+
+
+def block_causal_mask(groups: Groups, length: int) -> np.ndarray:
+    """Bool [1, 1, S, S] for the first S tokens: own and earlier scales are seen."""
+    scale = groups.of_token[:length]
+    return (scale[:, None] >= scale[None])[None, None]
+
+
+class Student(nnx.Module):
+    """The one-pass student: reads X_k as vectors, predicts every token at its own position.
+
+    The condition is a level of its own before the scales. A token sees the levels before its own,
+    and itself. Every block, and the heads, are told once more which positions are data. Two heads:
+    logits over the codebook, and a vector in code space.
+    """
+
+    Config = VARConfig
+
+    def __init__(self, config: VARConfig, *, rngs: nnx.Rngs) -> None:
+        c, dtype = config, jnp.dtype(config.dtype)
+        self.config = c
+        self.trunk = Trunk(c, Groups((1, *c.groups.sizes)), rngs)
+        small = nnx.initializers.normal(0.02)
+        # Row 0 says noise, row 1 data; the condition counts as data.
+        self.noise_data_embed = nnx.Embed(2, c.width, embedding_init=small, rngs=rngs)
+        self.noise_data = layers.stacked(
+            lambda rngs: nnx.Linear(c.width, c.width, rngs=rngs), c.layers + 1, rngs
+        )
+        self.vector_head = layers.VectorHead(c.width, c.code_dim, dtype, rngs)
+
+    @property
+    def groups(self) -> Groups:
+        """As the teacher's."""
+        return self.config.groups
+
+    @classmethod
+    def from_teacher(cls, teacher: Teacher, *, rngs: nnx.Rngs) -> "Student":
+        """A fresh student whose trunk is the teacher's.
+
+        The teacher predicts the first scale where it reads the condition; here that scale has a
+        place of its own, level and position 1, which start fresh. (The released code draws a row of
+        the class table anew instead.)
+        """
+        student = cls(teacher.config, rngs=rngs)
+        trunk, fresh = jax.tree.map(jnp.copy, teacher.trunk), student.trunk
+        trunk.levels = fresh.levels
+        trunk.level_embed = _with_row_1(trunk.level_embed, fresh.level_embed)
+        trunk.position_embed = _with_row_1(trunk.position_embed, fresh.position_embed)
+        student.trunk = trunk
+        return student
+
+    def __call__(
+        self, x_BLC: jax.Array, k: jax.Array | int, condition: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """Predict X_G from X_k.
+
+        Args:
+          x_BLC: code vectors in the first k scales, noise behind.
+          k: number of scales that are data; a number or one per image, [B].
+          condition: [B] labels.
+
+        Returns:
+          logits [B, L, V] and vectors [B, L, C], float32. Both are meant for the noise positions.
+        """
+        is_data = jnp.broadcast_to(self.groups.is_data(k), x_BLC.shape[:2])
+        is_data = jnp.pad(is_data, ((0, 0), (1, 0)), constant_values=True)
+        rows_2D = self.noise_data_embed.embedding[...]
+        # Two rows a layer instead of a product at every position.
+        rows_N2D = jax.vmap(lambda linear: linear(rows_2D))(self.noise_data)
+        condition_B1D, _ = self.trunk.condition(condition)
+        h = self.trunk.embed(condition_B1D, x_BLC) + noise_or_data(is_data, rows_2D)
+        h, _ = self.trunk(
+            h.astype(self.trunk.dtype), condition_B1D, student_mask(self.trunk.levels),
+            between=Between(is_data, rows_N2D[:-1]),
+        )
+        h = (h + noise_or_data(is_data, rows_N2D[-1]))[:, 1:].astype(self.trunk.dtype)
+        return self.trunk.logits(h, condition_B1D), self.vector_head(h, condition_B1D)
+
+
+def student_mask(levels: Groups) -> np.ndarray:
+    """Bool [1, 1, S, S]: earlier levels are seen, and the own position."""
+    level = levels.of_token
+    return ((level[:, None] > level[None]) | np.eye(levels.length, dtype=bool))[None, None]
+
+
+def _with_row_1(rows: nnx.Param, fresh: nnx.Param) -> nnx.Param:
+    return nnx.Param(jnp.concatenate([rows[:1], fresh[1:2], rows[1:]]))

@@ -1,0 +1,134 @@
+"""The trunk that VAR's teacher and its student share: embeddings, scanned blocks, logits head."""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from ddjax.groups import Groups
+from ddjax.models import layers
+from ddjax.models.condition import ClassCondition
+from ddjax.models.multiscale import SCALES, check_scales
+from ddjax.models.var_blocks import Block, Modulation
+
+# Depths that were published for images of 256 pixels.
+SIZES = {f"d{n}": {"layers": n, "heads": n, "width": 64 * n} for n in (16, 20, 24, 30)}
+
+
+@dataclasses.dataclass(frozen=True)
+class VARConfig:
+    """Sizes of the transformer; teacher and student share them.
+
+    Attributes:
+      vocab_size: V, number of codes.
+      code_dim: C, width of a code; what teacher and student read.
+      width: D.
+      layers: number of blocks.
+      heads: number of heads; divides the width.
+      num_classes: class `num_classes` itself stands for "no condition".
+      scales: tokens a side of each scale, from 1 up.
+      dtype: of the computation; parameters are float32.
+    """
+
+    vocab_size: int
+    code_dim: int
+    width: int
+    layers: int
+    heads: int
+    num_classes: int
+    scales: tuple[int, ...] = SCALES
+    dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        check_scales(self.scales)
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
+
+    @property
+    def grid(self) -> int:
+        """Tokens a side of the last scale."""
+        return self.scales[-1]
+
+    @property
+    def groups(self) -> Groups:
+        """The scales."""
+        return Groups(tuple(size**2 for size in self.scales))
+
+
+class Between(NamedTuple):
+    """What the student adds inside every block: one of two rows, by what a position holds."""
+
+    is_data_BS: jax.Array
+    rows_N2D: jax.Array  # for each of N blocks: noise, data
+
+
+class Trunk(nnx.Module):
+    """A sequence cut into `levels`: the condition at its first position, then code vectors."""
+
+    def __init__(self, config: VARConfig, levels: Groups, rngs: nnx.Rngs) -> None:
+        c, dtype = config, jnp.dtype(config.dtype)
+        small = nnx.initializers.normal(0.02)
+        self.levels, self.dtype = levels, dtype
+        self.condition = ClassCondition(c.num_classes, c.width, rngs)
+        self.code_embed = nnx.Linear(c.code_dim, c.width, dtype=dtype, rngs=rngs)
+        self.start = nnx.Param(small(rngs.params(), (c.width,)))
+        self.level_embed = nnx.Param(small(rngs.params(), (levels.count, c.width)))
+        self.position_embed = nnx.Param(small(rngs.params(), (levels.length, c.width)))
+        self.blocks = layers.stacked(
+            lambda rngs: Block(c.width, c.heads, dtype, rngs), c.layers, rngs
+        )
+        self.head_modulation = Modulation(c.width, 2, rngs)
+        self.head = nnx.Linear(c.width, c.vocab_size, dtype=dtype, rngs=rngs)
+
+    def embed(self, condition_B1D: jax.Array, x_BSC: jax.Array) -> jax.Array:
+        """[B, 1 + S, D]: the condition, then code vectors from the second position on."""
+        first = condition_B1D + self.start[None, None]
+        h = jnp.concatenate([first.astype(self.dtype), self.code_embed(x_BSC)], axis=1)
+        return self.place(h, 0)
+
+    def place(self, h_BSD: jax.Array, position: int) -> jax.Array:
+        """Add what says level and position; `position` is that of the first of S."""
+        table = self.level_embed[self.levels.of_token] + self.position_embed[...]
+        return (h_BSD + table[None, position : position + h_BSD.shape[1]]).astype(self.dtype)
+
+    def __call__(
+        self,
+        h_BSD: jax.Array,
+        condition_B1D: jax.Array,
+        mask: jax.Array | None,
+        cache: layers.Cache | None = None,
+        between: Between | None = None,
+    ) -> tuple[jax.Array, layers.Cache | None]:
+        """Run all blocks.
+
+        Args:
+          h_BSD: inputs at S positions.
+          condition_B1D: of the adaptive norms.
+          mask: bool [1, 1, S, S]: which keys a query sees; None for all.
+          cache: keys and values of earlier positions, [N, B, T, H, K]; all of them are seen.
+          between: added in every block behind the attention.
+
+        Returns:
+          h [B, S, D] and the cache, longer by S.
+        """
+
+        def body(h: jax.Array, layer: tuple) -> tuple:
+            block, layer_cache, rows_2D = layer
+            added = None if rows_2D is None else noise_or_data(between.is_data_BS, rows_2D)
+            return block(h, condition_B1D, mask, added, layer_cache)
+
+        rows = None if between is None else between.rows_N2D.astype(self.dtype)
+        return jax.lax.scan(body, h_BSD, (self.blocks, cache, rows), unroll=layers.UNROLL)
+
+    def logits(self, h_BSD: jax.Array, condition_B1D: jax.Array) -> jax.Array:
+        """[B, S, V] float32."""
+        scale, shift = self.head_modulation(condition_B1D)
+        return self.head(layers.adaptive_norm(h_BSD, scale, shift)).astype(jnp.float32)
+
+
+def noise_or_data(is_data_BS: jax.Array, rows_2D: jax.Array) -> jax.Array:
+    """[B, S, D]: the second row where a position is data, else the first."""
+    noise, data = rows_2D[:, None, None]
+    return jnp.where(is_data_BS[..., None], data, noise)
