@@ -1,5 +1,7 @@
 """Wrong configs are refused before anything is computed, by the key and by what would be right."""
 
+import importlib
+
 import pytest
 
 from ddjax.config_file import from_dict
@@ -79,3 +81,22 @@ def test_a_missing_key_is_named():
     del tree["pairs"]["count"]
     with pytest.raises(UserError, match=r"config\.pairs\.count: missing"):
         from_dict(tree)
+
+
+@pytest.mark.parametrize(
+    ("file", "size", "groups"),
+    [("llamagen", name, 576 if name in ("XL", "XXL", "3B") else 256)
+     for name in ("B", "L", "XL", "XXL", "XXXL", "3B")]
+    + [("var", name, 10) for name in ("d16", "d20", "d24", "d30")]
+    + [("digits", None, 16), ("fashion_mnist", None, 16)],
+)
+def test_configs_are_right(file, size, groups):
+    module = importlib.import_module(f"configs.{file}")
+    config = from_dict(module.get_config(*([size] if size else [])).to_dict())
+    assert config.groups.count == groups
+
+
+@pytest.mark.parametrize("file", ["llamagen", "var"])
+def test_a_size_that_is_not_published_is_refused(file):
+    with pytest.raises(UserError, match=rf"configs/{file}\.py:huge: unknown .*; known are .*tiny"):
+        importlib.import_module(f"configs.{file}").get_config("huge")
