@@ -108,9 +108,16 @@ def size(shapes: Shapes, name: str, axis: int) -> int:
 
 
 def count(shapes: Shapes, pattern: str) -> int:
-    """How many different numbers the group of a pattern has among the names it matches."""
+    """How many different numbers the group of a pattern has among the names it matches.
+
+    Raises:
+      UserError: it matches none.
+    """
     matches = (re.fullmatch(pattern, name) for name in shapes)
-    return len({match[1] for match in matches if match})
+    numbers = {match[1] for match in matches if match}
+    if not numbers:
+        raise UserError(f"no name is like {pattern}")
+    return len(numbers)
 
 
 def plan(shapes: Shapes, table: Table, targets: Shapes) -> list[Move]:

@@ -4,6 +4,8 @@ Names on the left are those of github.com/FoundationVision/VAR and of the releas
 Decoding code. The teacher holds the tokenizer's quantiser, so it is converted from both files.
 """
 
+import numpy as np
+
 from conversion.convolutions import layer_rules, norm_rules, res_rules
 from conversion.tables import (
     CONV,
@@ -17,8 +19,10 @@ from conversion.tables import (
     size,
 )
 from ddjax.errors import UserError
+from ddjax.groups import Groups
 from ddjax.models.multiscale import SCALES
 from ddjax.models.multiscale_vq import MultiscaleVQConfig
+from ddjax.models.var import block_causal_mask, student_mask
 from ddjax.models.var_trunk import VARConfig
 
 # Resolutions in the published tokenizer: 16 pixels a token.
@@ -45,7 +49,7 @@ _TRUNK = (
     *layer_rules(r"head_nm\.ada_lin\.1", "trunk/head_modulation/linear", LINEAR),
     *layer_rules(r"head", "trunk/head", LINEAR),
 )
-# All of these follow from the sizes, and a checkpoint may or may not hold them.
+# What `_buffers` gives back; a checkpoint may or may not hold it.
 _BUFFERS = (r"lvl_1L", r"attn_bias_for_masking", r"blocks\.\d+\.attn\.zero_k_bias")
 
 # How often each code was met in training.
@@ -96,11 +100,39 @@ def _check_scales(scales: tuple[int, ...], length: int, number: int) -> None:
         )
 
 
+def _buffers(config: VARConfig, levels: Groups, mask: np.ndarray) -> dict[str, np.ndarray]:
+    """What the original's strict loading asks for beside the weights."""
+    return {
+        "lvl_1L": levels.of_token[None].astype(np.int64),
+        "attn_bias_for_masking": np.where(mask, 0, -np.inf).astype(np.float32),
+        **{
+            f"blocks.{i}.attn.zero_k_bias": np.zeros(config.width, np.float32)
+            for i in range(config.layers)
+        },
+    }
+
+
+def _teacher_buffers(config: VARConfig) -> dict[str, np.ndarray]:
+    levels = config.groups
+    return _buffers(config, levels, block_causal_mask(levels, levels.length))
+
+
+def _student_buffers(config: VARConfig) -> dict[str, np.ndarray]:
+    levels = Groups((1, *config.groups.sizes))
+    return _buffers(config, levels, student_mask(levels))
+
+
+def _tokenizer_buffers(config: MultiscaleVQConfig) -> dict[str, np.ndarray]:
+    shape = (len(config.scales), config.vocab_size)
+    return {"quantize.ema_vocab_hit_SV": np.zeros(shape, np.float32)}
+
+
 TEACHER = Table(
     kind="var",
     rules=(*_TRUNK, *_QUANTISER),
     ignored=(*_BUFFERS, *_RECORDS, r"(encoder|decoder|quant_conv|post_quant_conv)\..*"),
     config=_teacher_config,
+    buffers=_teacher_buffers,
     places=((),),
     borrowed=r"quantize\..*",
 )
@@ -116,6 +148,7 @@ STUDENT = Table(
     ),
     ignored=_BUFFERS,
     config=_student_config,
+    buffers=_student_buffers,
     places=(("trainer", "ema_parameters"), ("trainer", "var_wo_ddp")),
 )
 
@@ -194,5 +227,6 @@ TOKENIZER = Table(
     ),
     ignored=_RECORDS,
     config=_tokenizer_config,
+    buffers=_tokenizer_buffers,
     places=((),),
 )
