@@ -61,7 +61,8 @@ _EMA = flags.DEFINE_bool(
 )
 _INVERSE = flags.DEFINE_bool("inverse", False, "From a model folder to PyTorch")
 _TOKENIZER = flags.DEFINE_string(
-    "tokenizer", None, "With --model=var: the tokenizer's checkpoint, whose quantiser VAR reads by"
+    "tokenizer", None, "With --model=var: the tokenizer's checkpoint, whose quantiser VAR reads "
+    f"by; {var.TOKENIZER_FILE} beside the teacher's by default"
 )
 _SIZES = {
     "num_heads": flags.DEFINE_integer(
@@ -193,6 +194,9 @@ def main() -> None:
     given = {name: flag.value for name, flag in _SIZES.items() if flag.value is not None}
     output = Path(_OUTPUT.value or here / checkpoint.stem)
     others = [Path(flag.value) for flag in (_LINEAR, _TOKENIZER) if flag.value]
+    beside = checkpoint.with_name(var.TOKENIZER_FILE)
+    if _MODEL.value == "var" and not _TOKENIZER.value and beside.exists():
+        others.append(beside)
     print(convert(_MODEL.value, [checkpoint, *others], output, _EMA.value, given))
 
 

@@ -25,6 +25,9 @@ from ddjax.models.multiscale_vq import MultiscaleVQConfig
 from ddjax.models.var import block_causal_mask, student_mask
 from ddjax.models.var_trunk import VARConfig
 
+# The published tokenizer, of all depths.
+TOKENIZER_FILE = "vae_ch160v4096z32.pth"
+
 # Resolutions in the published tokenizer: 16 pixels a token.
 LEVELS = 5
 
@@ -65,7 +68,10 @@ _QUANTISER = (
 
 def _teacher_config(shapes: Shapes, *, scales: tuple[int, ...] = SCALES) -> VARConfig:
     if "quantize.embedding.weight" not in shapes:
-        raise UserError("the quantiser is missing; give the tokenizer's checkpoint by --tokenizer")
+        raise UserError(
+            f"the quantiser is missing; put {TOKENIZER_FILE} beside it, or give another "
+            "tokenizer's checkpoint by --tokenizer"
+        )
     return _transformer_config(shapes, scales, levels_before=0)
 
 

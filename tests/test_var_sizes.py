@@ -51,7 +51,7 @@ def test_back_to_pytorch(tmp_path, kind, name, others):
 
 @pytest.mark.parametrize(
     ("others", "scales", "message"),
-    [([], (1, 2, 3, 4), "the quantiser is missing; give the tokenizer's checkpoint by --tokenizer"),
+    [([], (1, 2, 3, 4), "the quantiser is missing; put vae_ch160v4096z32.pth beside it, or give"),
      (["var_vqvae"], (1, 2, 4), r"has 4 scales with 30 tokens, which --scales=1,2,4 has not")],
 )
 def test_checkpoints_that_say_too_little_are_refused(tmp_path, others, scales, message):

@@ -1,5 +1,6 @@
 """What a user of published weights does: convert, make pairs, distil, evaluate, draw."""
 
+import shutil
 import subprocess
 import sys
 
@@ -9,17 +10,15 @@ import pytest
 from tests.golden import FOLDER
 from tests.test_main import ROOT, environment, run
 
-CONFIG = "configs/llamagen.py:tiny"
-
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("llamagen")
 
 
-def convert(folder, model, name, *flags):
+def convert(folder, model, name, *flags, source=FOLDER):
     command = [sys.executable, "conversion/torch_to_flax.py", f"--model={model}",
-               f"--checkpoint={FOLDER / name}.pt", f"--output={folder / name}", *flags]
+               f"--checkpoint={source / name}.pt", f"--output={folder / name}", *flags]
     made = subprocess.run(
         command, cwd=ROOT, text=True, capture_output=True, env=environment(folder / "cache")
     )
@@ -28,28 +27,47 @@ def convert(folder, model, name, *flags):
 
 
 @pytest.fixture(scope="module")
-def converted(folder):
+def llamagen(folder):
     return [
         f"--config.teacher.weights={convert(folder, 'llamagen', 'llamagen_gpt_c2i', '--grid=4')}",
         f"--config.tokenizer.weights={convert(folder, 'llamagen_tokenizer', 'llamagen_vq')}",
     ]
 
 
-def test_from_converted_weights_to_a_report(folder, converted):
-    methods = "--config.evaluate.methods=teacher_ar,teacher_flow,student_2step,refine_1"
-    code, output = run(folder / "run", *converted, methods, config=CONFIG)
+@pytest.fixture(scope="module")
+def var(folder):
+    """The tokenizer's file, of which the teacher needs a part, lies beside the teacher's."""
+    scales, downloads = "--scales=1,2,3,4", folder / "downloads"
+    downloads.mkdir()
+    shutil.copy(FOLDER / "var.pt", downloads)
+    shutil.copy(FOLDER / "var_vqvae.pt", downloads / "vae_ch160v4096z32.pth")
+    teacher = convert(folder, "var", "var", scales, source=downloads)
+    return [
+        f"--config.teacher.weights={teacher}",
+        f"--config.tokenizer.weights={convert(folder, 'var_tokenizer', 'var_vqvae', scales)}",
+    ]
+
+
+@pytest.mark.parametrize(("family", "perceptual"), [("llamagen", 1.0), ("var", 0.0)])
+def test_from_converted_weights_to_a_report(folder, family, perceptual, request):
+    code, output = run(
+        folder / family, *request.getfixturevalue(family),
+        "--config.evaluate.methods=teacher_ar,teacher_flow,student_2step,refine_1",
+        f"--config.distill.perceptual={perceptual}", config=f"configs/{family}.py:tiny",
+    )
     assert code == 0, output
-    report = (folder / "run" / "report.md").read_text()
+    report = (folder / family / "report.md").read_text()
     assert "| refine_1 |" in report and "There are no data to compare with" in report
-    drawn = np.load(next((folder / "run").glob("sample/*/images.npz")))
+    drawn = np.load(next((folder / family).glob("sample/*/images.npz")))
     assert drawn["images"].shape == (10, 64, 64, 3) and np.isfinite(drawn["images"]).all()
 
 
-def test_a_released_student_draws_without_its_teacher(folder, converted):
+def test_a_released_student_draws_without_its_teacher(folder, llamagen):
     student = convert(folder, "llamagen_student", "dd_llamagen", "--ema", "--grid=4")
     code, output = run(
-        folder / "released", converted[1], f"--config.student.weights={student}",
-        "--config.stages=sample", "--config.sample.labels=2,3,6", config=CONFIG,
+        folder / "released", llamagen[1], f"--config.student.weights={student}",
+        "--config.stages=sample", "--config.sample.labels=2,3,6",
+        config="configs/llamagen.py:tiny",
     )
     assert code == 0, output
     drawn = np.load(next((folder / "released").glob("sample/*/images.npz")))
