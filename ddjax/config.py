@@ -336,7 +336,7 @@ def _trainings(c: Config) -> list[tuple[str, Train]]:
 def _check_models(c: Config) -> None:
     tokenizer, teacher = c.tokenizer.model, c.teacher.model
     for key in ("vocab_size", "code_dim", "grid", "scales"):  # not all families have scales
-        ours, theirs = getattr(teacher, key, None), getattr(tokenizer, key, None)
+        ours, theirs = getattr(teacher, key, "none"), getattr(tokenizer, key, "none")
         _require(ours == theirs, f"teacher.model.{key}", ours, f"the tokenizer's, {theirs}")
     classes = c.data.num_classes
     sized = {"tokenizer": c.tokenizer, "distill.perceptual_net": c.distill.perceptual_net}
@@ -368,7 +368,12 @@ def _check_guidance(c: Config) -> None:
 
 def _check_student(c: Config) -> None:
     s, count = c.student, c.groups.count
-    _require(s.kind in MODELS, "student.kind", s.kind, f"among {', '.join(MODELS)}")
+    students = [
+        kind for kind, cls in MODELS.items()
+        if hasattr(cls, "from_teacher") and cls.Config is type(c.teacher.model)
+    ]
+    _require(s.kind in students, "student.kind", s.kind, f"a student of {c.teacher.kind}: "
+             f"{', '.join(students)}")
     _require(0 <= s.split <= count, "student.split", s.split, f"in 0..{count} groups")
     rising = all(a < b for a, b in zip(s.steps, s.steps[1:], strict=False))
     ok = bool(s.steps) and s.steps[0] == 0 and rising and s.steps[-1] < count
