@@ -1,5 +1,7 @@
 """The models: who sees whom, scan against a loop, rotary embedding, start from the teacher."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,12 +15,19 @@ CONFIG = llamagen.GPTConfig(
 )
 
 
+@functools.cache
 def teacher():
     return llamagen.Teacher(CONFIG, rngs=nnx.Rngs(0))
 
 
+@functools.cache
 def student():
     return llamagen.Student(CONFIG, rngs=nnx.Rngs(0))
+
+
+# Compiled once for all tests.
+logits = jax.jit(lambda teacher, ids, condition: teacher.logits(ids, condition))
+predict = jax.jit(lambda student, x, k, condition: student(x, k, condition))
 
 
 def moved(a, b):
@@ -32,7 +41,7 @@ def test_teacher_sees_only_what_is_earlier(position):
     other = ids.at[:, position].set((ids[:, position] + 1) % 12)
     label = jnp.array([1, 2])
     np.testing.assert_array_equal(
-        moved(teacher().logits(ids, label), teacher().logits(other, label)),
+        moved(logits(teacher(), ids, label), logits(teacher(), other, label)),
         np.arange(9) > position,
     )
 
@@ -42,26 +51,28 @@ def test_student_sees_what_is_earlier_and_itself(position):
     x = jax.random.normal(jax.random.key(0), (2, 9, 4))
     other = x.at[:, position].add(1.0)
     label = jnp.array([1, 2])
-    for before, after in zip(student()(x, 0, label), student()(other, 0, label), strict=True):
+    both = predict(student(), x, 0, label), predict(student(), other, 0, label)
+    for before, after in zip(*both, strict=True):
         np.testing.assert_array_equal(moved(before, after), np.arange(9) >= position)
 
 
 def test_condition_reaches_every_position():
     ids, x = jnp.zeros((1, 9), jnp.int32), jnp.zeros((1, 9, 4))
     a, b = jnp.array([1]), jnp.array([2])
-    assert moved(teacher().logits(ids, a), teacher().logits(ids, b)).all()
-    for one, two in zip(student()(x, 0, a), student()(x, 0, b), strict=True):
+    assert moved(logits(teacher(), ids, a), logits(teacher(), ids, b)).all()
+    both = predict(student(), x, 0, a), predict(student(), x, 0, b)
+    for one, two in zip(*both, strict=True):
         assert moved(one, two).all()
 
 
 def test_k_marks_the_first_groups_as_data():
     """Position i feels k only from the first position that k marks on; k may differ by image."""
     x, label = jax.random.normal(jax.random.key(0), (2, 9, 4)), jnp.array([1, 2])
-    logits = {k: student()(x, k, label)[0] for k in (0, 4, 9)}
-    np.testing.assert_array_equal(moved(logits[4], logits[9]), np.arange(9) >= 4)
-    mixed = student()(x, jnp.array([0, 4]), label)[0]
-    np.testing.assert_allclose(mixed[0], logits[0][0], atol=1e-6)
-    np.testing.assert_allclose(mixed[1], logits[4][1], atol=1e-6)
+    found = {k: predict(student(), x, k, label)[0] for k in (0, 4, 9)}
+    np.testing.assert_array_equal(moved(found[4], found[9]), np.arange(9) >= 4)
+    mixed = predict(student(), x, jnp.array([0, 4]), label)[0]
+    np.testing.assert_allclose(mixed[0], found[0][0], atol=1e-6)
+    np.testing.assert_allclose(mixed[1], found[4][1], atol=1e-6)
 
 
 def test_scan_equals_a_loop_over_the_blocks():
@@ -111,9 +122,9 @@ def test_bfloat16_computes_near_float32_with_float32_parameters():
     a, b = teacher(), llamagen.Teacher(low, rngs=nnx.Rngs(0))
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(b))
     ids, label = jax.random.randint(jax.random.key(0), (2, 9), 0, 12), jnp.array([1, 2])
-    assert b.logits(ids, label).dtype == jnp.float32
-    difference = np.asarray(a.logits(ids, label) - b.logits(ids, label))
-    assert 1e-4 < difference.std() / np.std(a.logits(ids, label)) < 0.03  # 2^-8 a rounding
+    exact, near = logits(a, ids, label), logits(b, ids, label)
+    assert near.dtype == jnp.float32
+    assert 1e-4 < np.std(exact - near) / np.std(exact) < 0.03  # 2^-8 a rounding
 
 
 def test_tokenizer_shapes_and_codes():
@@ -146,25 +157,22 @@ CAPTIONS = llamagen.GPTConfig(
 )
 
 
-def moved_by_caption_token(token):
-    """Which of the 9 positions the feature of one caption token moves: teacher, both heads."""
-    mask = jnp.array([[False, False, True, True]])
-    features = jax.random.normal(jax.random.key(0), (1, 4, 6))
-    ids, x = jnp.zeros((1, 9), jnp.int32), jnp.ones((1, 9, 4))
-    teacher = llamagen.Teacher(CAPTIONS, rngs=nnx.Rngs(0))
-    student = llamagen.Student.from_teacher(teacher, rngs=nnx.Rngs(1))
-    outputs = []
-    for changed in (features, features.at[:, token].add(1.0)):
-        given = {"features": changed, "mask": mask}
-        outputs.append((teacher.logits(ids, given), *student(x, 4, given)))
-    return [moved(a, b) for a, b in zip(*outputs, strict=True)]
-
-
 def test_a_caption_reaches_every_position_and_its_padding_none():
-    for positions in moved_by_caption_token(1):
-        assert not positions.any()
-    for positions in moved_by_caption_token(2):
-        assert positions.all()
+    """The teacher's logits and both heads of the student; the first two tokens are padding."""
+
+    @jax.jit
+    def outputs(features):
+        teacher = llamagen.Teacher(CAPTIONS, rngs=nnx.Rngs(0))
+        student = llamagen.Student.from_teacher(teacher, rngs=nnx.Rngs(1))
+        given = {"features": features, "mask": jnp.array([[False, False, True, True]])}
+        ids, x = jnp.zeros((1, 9), jnp.int32), jnp.ones((1, 9, 4))
+        return teacher.logits(ids, given), *student(x, 4, given)
+
+    features = jax.random.normal(jax.random.key(0), (1, 4, 6))
+    for token, counts in enumerate([False, False, True, True]):
+        both = outputs(features), outputs(features.at[:, token].add(1.0))
+        for before, after in zip(*both, strict=True):
+            np.testing.assert_array_equal(moved(before, after), np.full(9, counts))
 
 
 def test_the_vector_head_reads_the_mean_of_the_tokens_that_count():
