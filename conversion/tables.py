@@ -1,13 +1,8 @@
-"""Conversion as data: a table of rules from PyTorch's names to ours, followed in both directions.
+"""Conversion as data: tables of rules from PyTorch's names to ours; see `conversion.follow`."""
 
-A table is planned on shapes alone first, so that whatever does not fit is named before any weight
-is touched; then tensors are copied one by one.
-"""
-
-import collections
 import dataclasses
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -85,15 +80,6 @@ class Table:
     borrowed: str = ""
 
 
-class Move(NamedTuple):
-    """One tensor, or a piece of it, on its way: `layer` is None where the target is not stacked."""
-
-    source: str
-    target: str
-    layer: int | None
-    transform: Transform
-
-
 def size(shapes: Shapes, name: str, axis: int) -> int:
     """The length of an axis of a source tensor.
 
@@ -118,139 +104,3 @@ def count(shapes: Shapes, pattern: str) -> int:
     if not numbers:
         raise UserError(f"no name is like {pattern}")
     return len(numbers)
-
-
-def plan(shapes: Shapes, table: Table, targets: Shapes) -> list[Move]:
-    """What goes where: every target exactly once, every source used or on the ignored list.
-
-    Args:
-      shapes: of the source.
-      table: of its kind.
-      targets: shapes of our arrays.
-
-    Raises:
-      UserError: names all that does not fit.
-    """
-    moves, problems = [], []
-    for name in shapes:
-        found = [move for rule in table.rules if (move := _move(rule, name))]
-        if not found and not any(re.fullmatch(p, name) for p in table.ignored):
-            problems.append(f"{name} is not known")
-        moves += found
-    problems += _misfits(moves, shapes, targets) + _unfilled(moves, targets)
-    if problems:
-        raise UserError(_list(problems))
-    return moves
-
-
-def _move(rule: Rule, name: str) -> Move | None:
-    match = re.fullmatch(rule.pattern, name)
-    if match is None:
-        return None
-    layer = match.groupdict().get("layer")
-    others = [text for i, text in enumerate(match.groups(), 1) if i != _layer_group(match.re)]
-    target = rule.target.format(*others)
-    return Move(name, target, None if layer is None else int(layer), rule.transform)
-
-
-def _layer_group(pattern: re.Pattern) -> int | None:
-    return pattern.groupindex.get("layer")
-
-
-def _misfits(moves: list[Move], shapes: Shapes, targets: Shapes) -> list[str]:
-    problems = []
-    for move in moves:
-        if move.target not in targets:
-            problems.append(f"{move.source} has no place in a model of these sizes")
-            continue
-        wanted = _source_shape(targets[move.target], move)
-        if shapes[move.source] != wanted:
-            problems.append(f"{move.source} is {list(shapes[move.source])}, not {list(wanted)}")
-    return problems
-
-
-def _source_shape(target: tuple[int, ...], move: Move) -> tuple[int, ...]:
-    # A view of a single zero has any shape and takes no memory.
-    zeros = np.broadcast_to(np.float32(0), target if move.layer is None else target[1:])
-    shape = move.transform.inverse(zeros).shape
-    return (shape[0] * move.transform.parts, *shape[1:])
-
-
-def _unfilled(moves: list[Move], targets: Shapes) -> list[str]:
-    filled = collections.Counter((move.target, move.layer) for move in moves)
-    stacked = {move.target for move in moves if move.layer is not None}
-    wanted = collections.Counter(
-        (name, layer)
-        for name, shape in targets.items()
-        for layer in (range(shape[0]) if name in stacked else [None])
-    )
-    surplus = [slot for slot in filled - wanted if slot[0] in targets]
-    return [f"nothing fills {_slot(*slot)}" for slot in wanted - filled] + [
-        f"{_slot(*slot)} is filled twice, or is not there" for slot in surplus
-    ]
-
-
-def _slot(target: str, layer: int | None) -> str:
-    return target if layer is None else f"{target} of layer {layer}"
-
-
-def _list(problems: list[str], shown: int = 12) -> str:
-    more = f"; and {len(problems) - shown} more" if len(problems) > shown else ""
-    return "; ".join(problems[:shown]) + more
-
-
-def fill(
-    moves: Iterable[Move], source: Callable[[str], Array], targets: Shapes
-) -> dict[str, Array]:
-    """Our arrays, float32, of the shapes `targets`, from tensors that are read one by one.
-
-    Raises:
-      UserError: NaN or infinity in a tensor.
-    """
-    arrays = {name: np.empty(shape, np.float32) for name, shape in targets.items()}
-    for move in moves:
-        tensor = source(move.source)
-        # A sum is finite only if all its terms are, and takes no memory.
-        if not np.isfinite(tensor.sum(dtype=np.float64)):
-            raise UserError(f"{move.source} holds NaN or infinity; get or train the file anew")
-        piece = np.split(tensor, move.transform.parts)[move.transform.part]
-        place = ... if move.layer is None else move.layer
-        arrays[move.target][place] = move.transform.forward(piece)
-    return arrays
-
-
-def invert(arrays: Mapping[str, Array], table: Table) -> dict[str, Array]:
-    """PyTorch's tensors from ours, in the order of the rules: the inverse of `fill`."""
-    pieces: dict[str, dict[int, Array]] = {}
-    for rule in table.rules:
-        pattern = _target_pattern(rule)
-        for name, array in arrays.items():
-            match = re.fullmatch(pattern, name)
-            if match is None:
-                continue
-            stacked = "(?P<layer>" in rule.pattern
-            for layer, single in enumerate(array) if stacked else [(0, array)]:
-                source = _source_name(rule, match, layer)
-                tensor = np.ascontiguousarray(rule.transform.inverse(single))
-                pieces.setdefault(source, {})[rule.transform.part] = tensor
-    return {
-        name: found[0] if len(found) == 1 else np.concatenate([found[i] for i in sorted(found)])
-        for name, found in pieces.items()
-    }
-
-
-_GROUP = re.compile(r"\((?!\?P<layer>)([^()]*)\)")
-_LAYER = re.compile(r"\(\?P<layer>[^()]*\)")
-
-
-def _target_pattern(rule: Rule) -> str:
-    """A regex over our names, with a group for each {i} of the target."""
-    groups = _GROUP.findall(rule.pattern)
-    named = [f"(?P<g{i}>{group})" for i, group in enumerate(groups)]
-    return rule.target.format(*named)
-
-
-def _source_name(rule: Rule, match: re.Match, layer: int) -> str:
-    numbered = iter(range(len(match.groups())))
-    name = _GROUP.sub(lambda _: match[f"g{next(numbered)}"], _LAYER.sub(str(layer), rule.pattern))
-    return name.replace("\\.", ".")

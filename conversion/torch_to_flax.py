@@ -23,19 +23,17 @@ import numpy as np
 import torch
 from absl import flags
 
-from conversion import llamagen, lpips, tables, var
+from conversion import follow, llamagen, llamagen_vq, lpips, var, var_vq
 from conversion.read import Tensors, read
-from conversion.tables import Table
+from conversion.tables import Shapes, Table
 from ddjax import cli, files, progress, weights
 from ddjax.errors import UserError
 
-_FAMILIES = (llamagen, var)
 TABLES = {
     table.kind: table
     for table in (
-        *(family.TEACHER for family in _FAMILIES),
-        *(family.STUDENT for family in _FAMILIES),
-        *(family.TOKENIZER for family in _FAMILIES),
+        llamagen.TEACHER, llamagen.STUDENT, llamagen_vq.TOKENIZER,
+        var.TEACHER, var.STUDENT, var_vq.TOKENIZER,
         lpips.LPIPS,
     )
 }
@@ -106,14 +104,14 @@ def convert(
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     try:
         config, targets = _target(table, shapes, given)
-        moves = tables.plan(shapes, table, targets)
+        moves = follow.plan(shapes, table, targets)
     except UserError as error:
         like = [name for name in TABLES if name != model and _fits(TABLES[name], shapes)]
         hint = f"; it looks like --model={like[0]}" if like else ""
         raise UserError(f"{source} does not fit --model={model}{hint}: {error}") from None
     bar = progress.bar(moves, "convert", len(moves))
     try:
-        arrays = tables.fill(bar, lambda name: _array(name, tensors[name]), targets)
+        arrays = follow.fill(bar, lambda name: _array(name, tensors[name]), targets)
     except UserError as error:
         raise UserError(f"{source}: {error}") from None
     weights.write(output, table.kind, config, arrays)
@@ -128,7 +126,7 @@ def restore(folder: Path, output: Path) -> str:
     if kind not in TABLES:
         raise UserError(f"{folder} is a {kind}, which has no PyTorch form; {', '.join(TABLES)} do")
     table = TABLES[kind]
-    found = tables.invert(arrays, table) | table.buffers(config)
+    found = follow.invert(arrays, table) | table.buffers(config)
     found = {k: v for k, v in found.items() if not re.fullmatch(table.borrowed, k)}
     tree = _nest({name: torch.from_numpy(array) for name, array in found.items()}, table.places)
     with files.atomic(output) as temporary, temporary.open("wb") as file:
@@ -137,8 +135,8 @@ def restore(folder: Path, output: Path) -> str:
 
 
 def _target(
-    table: Table, shapes: tables.Shapes, given: Mapping[str, Any]
-) -> tuple[Any, tables.Shapes]:
+    table: Table, shapes: Shapes, given: Mapping[str, Any]
+) -> tuple[Any, Shapes]:
     """The config of our model, and the shapes of its arrays."""
     unused = given.keys() - inspect.signature(table.config).parameters.keys()
     if unused:
@@ -151,9 +149,9 @@ def _target(
     return config, {name: leaf.shape for name, leaf in leaves.items()}
 
 
-def _fits(table: Table, shapes: tables.Shapes) -> bool:
+def _fits(table: Table, shapes: Shapes) -> bool:
     try:
-        tables.plan(shapes, table, _target(table, shapes, {})[1])
+        follow.plan(shapes, table, _target(table, shapes, {})[1])
     except UserError:
         return False
     return True

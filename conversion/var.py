@@ -1,4 +1,4 @@
-"""Tables for VAR: teacher, distilled student and multi-scale tokenizer.
+"""The names of VAR, the teacher, and of its distilled student.
 
 Names on the left are those of github.com/FoundationVision/VAR and of the released Distilled
 Decoding code. The teacher holds the tokenizer's quantiser, so it is converted from both files.
@@ -6,30 +6,17 @@ Decoding code. The teacher holds the tokenizer's quantiser, so it is converted f
 
 import numpy as np
 
-from conversion.convolutions import layer_rules, norm_rules, res_rules
-from conversion.tables import (
-    CONV,
-    IDENTITY,
-    LINEAR,
-    Rule,
-    Shapes,
-    Table,
-    Transform,
-    count,
-    size,
-)
+from conversion.convolutions import layer_rules
+from conversion.tables import LINEAR, Rule, Shapes, Table, Transform, count, size
+from conversion.var_vq import QUANTISER, RECORDS
 from ddjax.errors import UserError
 from ddjax.groups import Groups
 from ddjax.models.multiscale import SCALES
-from ddjax.models.multiscale_vq import MultiscaleVQConfig
 from ddjax.models.var import block_causal_mask, student_mask
 from ddjax.models.var_trunk import VARConfig
 
 # The published tokenizer, of all depths.
 TOKENIZER_FILE = "vae_ch160v4096z32.pth"
-
-# Resolutions in the published tokenizer: 16 pixels a token.
-LEVELS = 5
 
 _FIRST = Transform(lambda x: x[0], lambda x: x[None])
 _START = Transform(lambda x: x[0, 0], lambda x: x[None, None])
@@ -54,17 +41,6 @@ _TRUNK = (
 )
 # What `_buffers` gives back; a checkpoint may or may not hold it.
 _BUFFERS = (r"lvl_1L", r"attn_bias_for_masking", r"blocks\.\d+\.attn\.zero_k_bias")
-
-# How often each code was met in training.
-_RECORDS = (r"quantize\.ema_vocab_hit_SV",)
-
-_PHI = r"quantize\.quant_resi\.qresi_ls\.(?P<layer>\d+)\."
-_QUANTISER = (
-    Rule(r"quantize\.embedding\.weight", "quantiser/embedding"),
-    Rule(_PHI + r"weight", "quantiser/phi_weights", CONV),
-    Rule(_PHI + r"bias", "quantiser/phi_biases"),
-)
-
 
 def _teacher_config(shapes: Shapes, *, scales: tuple[int, ...] = SCALES) -> VARConfig:
     if "quantize.embedding.weight" not in shapes:
@@ -128,15 +104,10 @@ def _student_buffers(config: VARConfig) -> dict[str, np.ndarray]:
     return _buffers(config, levels, student_mask(levels))
 
 
-def _tokenizer_buffers(config: MultiscaleVQConfig) -> dict[str, np.ndarray]:
-    shape = (len(config.scales), config.vocab_size)
-    return {"quantize.ema_vocab_hit_SV": np.zeros(shape, np.float32)}
-
-
 TEACHER = Table(
     kind="var",
-    rules=(*_TRUNK, *_QUANTISER),
-    ignored=(*_BUFFERS, *_RECORDS, r"(encoder|decoder|quant_conv|post_quant_conv)\..*"),
+    rules=(*_TRUNK, *QUANTISER),
+    ignored=(*_BUFFERS, *RECORDS, r"(encoder|decoder|quant_conv|post_quant_conv)\..*"),
     config=_teacher_config,
     buffers=_teacher_buffers,
     places=((),),
@@ -156,83 +127,4 @@ STUDENT = Table(
     config=_student_config,
     buffers=_student_buffers,
     places=(("trainer", "ema_parameters"), ("trainer", "var_wo_ddp")),
-)
-
-
-def _attention_rules(source: str, target: str) -> tuple[Rule, ...]:
-    """An attention block; one convolution there is q, k and v here."""
-    return (
-        *norm_rules(source + r"\.norm", target + "/norm"),
-        *(
-            Rule(source + rf"\.qkv\.{theirs}", f"{target}/{name}/{ours}", transform.of(i, 3))
-            for i, name in enumerate("qkv")
-            for theirs, ours, transform in (("weight", "kernel", CONV), ("bias", "bias", IDENTITY))
-        ),
-        *layer_rules(source + r"\.proj_out", target + "/out"),
-    )
-
-
-def _half_rules(half: str) -> tuple[Rule, ...]:
-    """What encoder and decoder have in common."""
-    return (
-        *layer_rules(half + r"\.(conv_in|conv_out)", half + "/{0}"),
-        *norm_rules(half + r"\.norm_out", half + "/norm_out/norm"),
-        *res_rules(half + r"\.mid\.block_([12])", half + "/middle/res{0}", 1),
-        *_attention_rules(half + r"\.mid\.attn_1", half + "/middle/attn"),
-    )
-
-
-def _level_rules(source: str, target: str) -> tuple[Rule, ...]:
-    """Residual blocks and attention of a resolution."""
-    return (
-        *res_rules(source + r"\.block\.(\d+)", target + "/res/{0}", 1),
-        *_attention_rules(source + r"\.attn\.(\d+)", target + "/attn/{0}"),
-    )
-
-
-def _levels() -> tuple[Rule, ...]:
-    """All resolutions; the decoder's are counted from the highest there, from the lowest here."""
-    rules = []
-    for i in range(LEVELS):
-        up, mirrored = rf"decoder\.up\.{LEVELS - 1 - i}", f"decoder/levels/{i}"
-        rules += _level_rules(rf"encoder\.down\.{i}", f"encoder/levels/{i}")
-        rules += layer_rules(rf"encoder\.down\.{i}\.downsample\.conv", f"encoder/down/{i}")
-        rules += _level_rules(up, mirrored)
-        rules += layer_rules(up + r"\.upsample\.conv", f"decoder/up/{i}")
-    return tuple(rules)
-
-
-def _tokenizer_config(
-    shapes: Shapes, *, scales: tuple[int, ...] = SCALES
-) -> MultiscaleVQConfig:
-    """Nothing in a tokenizer's shapes tells the scales."""
-    channels = size(shapes, "encoder.conv_in.weight", 0)
-    widths = [size(shapes, f"encoder.down.{i}.block.0.conv1.weight", 0) for i in range(LEVELS)]
-    vocab_size, code_dim = (size(shapes, "quantize.embedding.weight", axis) for axis in (0, 1))
-    return MultiscaleVQConfig(
-        image_size=scales[-1] * 2 ** (LEVELS - 1),
-        image_channels=size(shapes, "encoder.conv_in.weight", 1),
-        vocab_size=vocab_size,
-        code_dim=code_dim,
-        channels=channels,
-        multipliers=tuple(width // channels for width in widths),
-        blocks=count(shapes, r"encoder\.down\.0\.block\.(\d+)\..*"),
-        z_channels=size(shapes, "encoder.conv_out.weight", 0),
-        scales=tuple(scales),
-    )
-
-
-TOKENIZER = Table(
-    kind="var_tokenizer",
-    rules=(
-        *_half_rules("encoder"),
-        *_half_rules("decoder"),
-        *_levels(),
-        *layer_rules(r"(quant_conv|post_quant_conv)", "{0}"),
-        *_QUANTISER,
-    ),
-    ignored=_RECORDS,
-    config=_tokenizer_config,
-    buffers=_tokenizer_buffers,
-    places=((),),
 )

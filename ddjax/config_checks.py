@@ -68,7 +68,7 @@ def _check_models(c: Config) -> None:
     vocab = tokenizer.vocab_size
     _require(1 <= vocab <= 2**16, "tokenizer.model.vocab_size", vocab, "in 1..65536: 16-bit ids")
     for key in ("vocab_size", "code_dim", "grid", "scales"):  # not all families have scales
-        ours, theirs = getattr(teacher, key, None), getattr(tokenizer, key, None)
+        ours, theirs = getattr(teacher, key, "none"), getattr(tokenizer, key, "none")
         _require(ours == theirs, f"teacher.model.{key}", ours, f"the tokenizer's, {theirs}")
     for where, part in _models(c).items():
         _require(
@@ -99,7 +99,14 @@ def _check_guidance(c: Config) -> None:
 
 def _check_student(c: Config) -> None:
     s, count = c.student, c.groups.count
-    _require(s.kind in MODELS, "student.kind", s.kind, f"among {', '.join(MODELS)}")
+    students = [
+        kind for kind, cls in MODELS.items()
+        if hasattr(cls, "from_teacher") and cls.Config is type(c.teacher.model)
+    ]
+    _require(
+        s.kind in students, "student.kind", s.kind,
+        f"a student of {c.teacher.kind}: {', '.join(students)}",
+    )
     _require(0 <= s.split <= count, "student.split", s.split, f"in 0..{count} groups")
     rising = all(a < b for a, b in zip(s.steps, s.steps[1:], strict=False))
     ok = bool(s.steps) and s.steps[0] == 0 and rising and s.steps[-1] < count

@@ -47,6 +47,7 @@ def test_the_tiny_config_is_right():
         ("data.copies", 0, r"config\.data\.copies: got 0, must be >= 1"),
         ("tokenizer.model.image_size", 7, r"config\.tokenizer\.model: image_size 7"),
         ("tokenizer.model.channels", 5, r"config\.tokenizer\.model: channels 5"),
+        ("student.kind", "var_student", r"student\.kind: got var_student, must be .*llamagen_"),
         ("student.split", 17, r"config\.student\.split: got 17, must be in 0\.\.16"),
         ("student.steps", (0, 16), r"config\.student\.steps: .*below the 16 groups"),
         ("student.steps", (1,), r"config\.student\.steps: .*rising from 0"),
@@ -100,3 +101,20 @@ def test_configs_are_right(file, size, groups):
 def test_a_size_that_is_not_published_is_refused(file):
     with pytest.raises(UserError, match=rf"configs/{file}\.py:huge: unknown .*; known are .*tiny"):
         importlib.import_module(f"configs.{file}").get_config("huge")
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "message"),
+    [({"scales": (1, 3, 4)}, r"teacher\.model\.scales: got \(1, 2, 4\), .* \(1, 3, 4\)"),
+     ({}, r"teacher\.model\.scales: got \(1, 2, 4\), must be the tokenizer's, none")],
+)
+def test_scales_are_the_tokenizers(tokenizer, message):
+    tree = tiny.get_config().to_dict()
+    if tokenizer:
+        tree["tokenizer"] |= {"kind": "var_tokenizer"}
+        tree["tokenizer"]["model"] |= tokenizer
+    tree["teacher"] |= {"kind": "var"}
+    tree["teacher"]["model"] = {"vocab_size": 16, "code_dim": 4, "width": 16, "layers": 2,
+                                "heads": 2, "num_classes": 10, "scales": "1,2,4"}
+    with pytest.raises(UserError, match=message):
+        from_dict(tree)

@@ -12,7 +12,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from conversion import tables, torch_to_flax
+from conversion import follow, tables, torch_to_flax
 from conversion.read import read
 from conversion.torch_to_flax import convert, restore
 from ddjax import files, weights
@@ -134,17 +134,24 @@ def test_left_overs_of_sampling_are_ignored_and_give_the_grid(tmp_path):
         small(file, tmp_path / "n")
 
 
-def test_a_fused_tensor_is_cut_and_joined(tmp_path):
+def test_a_fused_tensor_is_cut_and_joined():
     rules = tuple(
         tables.Rule(r"b\.(\d+)\.qkv", f"{{0}}/{name}", tables.LINEAR.of(i, 3))
         for i, name in enumerate("qkv")
     )
     table = tables.Table("llamagen", rules, (), config=None)
     fused = np.arange(24.0, dtype=np.float32).reshape(6, 4)
-    parts = {f"7/{name}": fused[2 * i : 2 * i + 2].T for i, name in enumerate("qkv")}
-    found = tables.invert(parts, table)
-    assert found.keys() == {"b.7.qkv"}
-    np.testing.assert_array_equal(found["b.7.qkv"], fused)
+    targets = {f"7/{name}": (4, 2) for name in "qkv"}
+    moves = follow.plan({"b.7.qkv": fused.shape}, table, targets)
+    arrays = follow.fill(moves, lambda name: fused, targets)
+    np.testing.assert_array_equal(arrays["7/k"], fused[2:4].T)
+    back = follow.invert(arrays, table)
+    assert back.keys() == {"b.7.qkv"}
+    np.testing.assert_array_equal(back["b.7.qkv"], fused)
+    with pytest.raises(UserError, match=r"b\.7\.qkv is \[5, 4\], not \[6, 4\]"):
+        follow.plan({"b.7.qkv": (5, 4)}, table, targets)
+    with pytest.raises(UserError, match="nothing fills 8/q"):
+        follow.plan({"b.7.qkv": (6, 4)}, table, targets | {"8/q": (4, 2)})
 
 
 class Code:
