@@ -6,7 +6,8 @@
         --linear=vgg.pth
     python -m ddjax.main --config=configs/llamagen.py:L --workdir=runs/llamagen_L
 
-Sizes: B and L draw 256 pixels, XL, XXL and 3B 384, as they were published; XXXL has no weights.
+Sizes: B and L draw 256 pixels, XL, XXL and 3B 384, as they were published (convert these with
+--grid=24); XXXL has no published weights.
 `tiny` has random weights and shows in two minutes on a laptop that all stages run.
 """
 

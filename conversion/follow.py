@@ -6,7 +6,7 @@ is touched; then tensors are copied one by one.
 
 import collections
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -101,22 +101,28 @@ def _list(problems: list[str], shown: int = 12) -> str:
 
 def fill(
     moves: Iterable[Move], source: Callable[[str], Array], targets: Shapes
-) -> dict[str, Array]:
-    """Our arrays, float32, of the shapes `targets`, from tensors that are read one by one.
+) -> Iterator[Array]:
+    """Our arrays, float32, in the order of `targets`, made one by one.
 
     Raises:
       UserError: NaN or infinity in a tensor.
     """
-    arrays = {name: np.empty(shape, np.float32) for name, shape in targets.items()}
+    by_target = collections.defaultdict(list)
     for move in moves:
-        tensor = source(move.source)
-        # A sum is finite only if all its terms are, and takes no memory.
-        if not np.isfinite(tensor.sum(dtype=np.float64)):
-            raise UserError(f"{move.source} holds NaN or infinity; get or train the file anew")
-        piece = np.split(tensor, move.transform.parts)[move.transform.part]
-        place = ... if move.layer is None else move.layer
-        arrays[move.target][place] = move.transform.forward(piece)
-    return arrays
+        by_target[move.target].append(move)
+    for name, shape in targets.items():
+        array = np.empty(shape, np.float32)
+        for move in by_target[name]:
+            place = ... if move.layer is None else move.layer
+            array[place] = _piece(move, source(move.source))
+        yield array
+
+
+def _piece(move: Move, tensor: Array) -> Array:
+    # A sum is finite only if all its terms are, and takes no memory.
+    if not np.isfinite(tensor.sum(dtype=np.float64)):
+        raise UserError(f"{move.source} holds NaN or infinity; get or train the file anew")
+    return move.transform.forward(np.split(tensor, move.transform.parts)[move.transform.part])
 
 
 def invert(arrays: Mapping[str, Array], table: Table) -> dict[str, Array]:

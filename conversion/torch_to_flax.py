@@ -103,19 +103,19 @@ def convert(
     tensors = {k: v for file in checkpoints for k, v in read(file, averaged).items()}
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     try:
-        config, targets = _target(table, shapes, given)
-        moves = follow.plan(shapes, table, targets)
+        config, leaves = _target(table, shapes, given)
+        moves = follow.plan(shapes, table, _shapes(leaves))
     except UserError as error:
         like = [name for name in TABLES if name != model and _fits(TABLES[name], shapes)]
         hint = f"; it looks like --model={like[0]}" if like else ""
         raise UserError(f"{source} does not fit --model={model}{hint}: {error}") from None
-    bar = progress.bar(moves, "convert", len(moves))
+    arrays = follow.fill(moves, lambda name: _array(name, tensors[name]), _shapes(leaves))
+    bar = progress.bar(arrays, "convert", len(leaves))
     try:
-        arrays = follow.fill(bar, lambda name: _array(name, tensors[name]), targets)
+        weights.write(output, table.kind, config, leaves, bar)
     except UserError as error:
         raise UserError(f"{source}: {error}") from None
-    weights.write(output, table.kind, config, arrays)
-    count = sum(array.size for array in arrays.values())
+    count = sum(leaf.size for leaf in leaves.values())
     return f"{output}: {count / 1e6:.1f} M parameters, {config}"
 
 
@@ -136,8 +136,8 @@ def restore(folder: Path, output: Path) -> str:
 
 def _target(
     table: Table, shapes: Shapes, given: Mapping[str, Any]
-) -> tuple[Any, Shapes]:
-    """The config of our model, and the shapes of its arrays."""
+) -> tuple[Any, dict[str, Any]]:
+    """The config of our model, and its leaves: shapes and types by name."""
     unused = given.keys() - inspect.signature(table.config).parameters.keys()
     if unused:
         raise UserError(f"--{min(unused)} says nothing about this model; leave it out")
@@ -145,13 +145,16 @@ def _target(
         config = table.config(shapes, **given)
     except ValueError as error:
         raise UserError(str(error)) from None
-    leaves = weights.flatten(weights.template(table.kind, config))
-    return config, {name: leaf.shape for name, leaf in leaves.items()}
+    return config, weights.flatten(weights.template(table.kind, config))
+
+
+def _shapes(leaves: Mapping[str, Any]) -> Shapes:
+    return {name: leaf.shape for name, leaf in leaves.items()}
 
 
 def _fits(table: Table, shapes: Shapes) -> bool:
     try:
-        follow.plan(shapes, table, _target(table, shapes, {})[1])
+        follow.plan(shapes, table, _shapes(_target(table, shapes, {})[1]))
     except UserError:
         return False
     return True

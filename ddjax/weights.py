@@ -6,6 +6,7 @@ The same form for what a run trained and for what was converted from PyTorch.
 import dataclasses
 import hashlib
 import json
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from ddjax.models import MODELS
 # images of a convolutional tokenizer.
 FREE = ("dtype", "image_size")
 
+SAFETENSORS_TYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16", "int32": "I32"}
+
 
 def flatten(tree: Any) -> dict[str, Any]:
     """Leaves by path, "trunk/norm/scale"."""
@@ -35,12 +38,10 @@ def path_name(path: tuple) -> str:
     return jax.tree_util.keystr(path, simple=True, separator="/").removesuffix("/value")
 
 
-def digest(arrays: dict[str, np.ndarray]) -> str:
-    """SHA-256 over names, types, shapes and bytes."""
-    sha = hashlib.sha256()
-    for name in sorted(arrays):
-        sha.update(f"{name} {array_digest(arrays[name])}\n".encode())
-    return sha.hexdigest()
+def digest(of_arrays: dict[str, str]) -> str:
+    """SHA-256 over the names and digests of arrays."""
+    lines = (f"{name} {of_array}\n" for name, of_array in sorted(of_arrays.items()))
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def array_digest(array: np.ndarray) -> str:
@@ -53,24 +54,58 @@ def array_digest(array: np.ndarray) -> str:
 
 def save(directory: Path, kind: str, model: nnx.Module) -> None:
     """Write the folder of a model, with its sizes in `model.config`; see `write`."""
-    arrays = {name: np.asarray(leaf) for name, leaf in flatten(model).items()}
-    write(directory, kind, model.config, arrays)
+    leaves = flatten(model)
+    write(directory, kind, model.config, leaves, map(np.asarray, leaves.values()))
 
 
-def write(directory: Path, kind: str, config: Any, arrays: dict[str, np.ndarray]) -> None:
-    """Write a model folder, atomically.
+def write(
+    directory: Path,
+    kind: str,
+    config: Any,
+    leaves: Mapping[str, Any],
+    arrays: Iterable[np.ndarray],
+) -> str:
+    """Write a model folder, atomically and array by array: no more than one is held.
 
     Args:
       directory: must not exist.
       kind: of `ddjax.models.MODELS`.
       config: the sizes, that kind's frozen dataclass.
-      arrays: the leaves of the model, by the names of `flatten`.
+      leaves: shape and type by name, as `flatten` gives them.
+      arrays: one for each of `leaves`, in their order.
+
+    Returns:
+      the digest.
     """
-    about = {"kind": kind, "config": dataclasses.asdict(config), "sha256": digest(arrays)}
+    of_arrays = {}
     with files.atomic(directory) as temporary:
         temporary.mkdir()
-        safetensors.numpy.save_file(arrays, temporary / "weights.safetensors")
+        with (temporary / "weights.safetensors").open("wb") as file:
+            file.write(_safetensors_header(leaves))
+            for name, array in zip(leaves, arrays, strict=True):
+                of_arrays[name] = array_digest(array)
+                file.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+        about = {"kind": kind, "config": dataclasses.asdict(config), "sha256": digest(of_arrays)}
         (temporary / "config.json").write_text(json.dumps(about, indent=1) + "\n")
+    return about["sha256"]
+
+
+def _safetensors_header(leaves: Mapping[str, Any]) -> bytes:
+    """The head of a safetensors file; the data follow without a gap.
+
+    The library writes from memory alone and holds all arrays twice while it does.
+    """
+    header, end = {}, 0
+    for name, leaf in leaves.items():
+        start, end = end, end + leaf.size * leaf.dtype.itemsize
+        header[name] = {
+            "dtype": SAFETENSORS_TYPES[leaf.dtype.name],
+            "shape": list(leaf.shape),
+            "data_offsets": [start, end],
+        }
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
 
 
 def load(directory: Path | str, kind: str | None = None, sizes: Any = None) -> nnx.Module:
@@ -108,7 +143,7 @@ def read(directory: Path | str) -> tuple[str, Any, dict[str, np.ndarray]]:
         raise UserError(f"{file} is missing; make the folder anew") from None
     except safetensors.SafetensorError as error:
         raise UserError(f"{file} is damaged ({error}); make the folder anew") from None
-    if digest(arrays) != about["sha256"]:
+    if digest({name: array_digest(array) for name, array in arrays.items()}) != about["sha256"]:
         raise UserError(f"{file} is damaged: its digest is not that of config.json")
     sizes = {k: tuple(v) if isinstance(v, list) else v for k, v in about["config"].items()}
     return about["kind"], MODELS[about["kind"]].Config(**sizes), arrays

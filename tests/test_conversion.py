@@ -143,7 +143,7 @@ def test_a_fused_tensor_is_cut_and_joined():
     fused = np.arange(24.0, dtype=np.float32).reshape(6, 4)
     targets = {f"7/{name}": (4, 2) for name in "qkv"}
     moves = follow.plan({"b.7.qkv": fused.shape}, table, targets)
-    arrays = follow.fill(moves, lambda name: fused, targets)
+    arrays = dict(zip(targets, follow.fill(moves, lambda name: fused, targets), strict=True))
     np.testing.assert_array_equal(arrays["7/k"], fused[2:4].T)
     back = follow.invert(arrays, table)
     assert back.keys() == {"b.7.qkv"}
@@ -229,7 +229,7 @@ def test_nothing_is_overwritten_and_a_full_disk_leaves_nothing(tmp_path, monkeyp
     def full(*args):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(weights.safetensors.numpy, "save_file", full)
+    monkeypatch.setattr(files, "_sync", full)
     with pytest.raises(OSError, match="No space left") as error:
         small(file, tmp_path / "n")
     assert files.is_disk_full(error.value)
