@@ -48,7 +48,7 @@ def plan(shapes: Shapes, table: Table, targets: Shapes) -> list[Move]:
 
 
 def _move(rule: Rule, name: str) -> Move | None:
-    match = re.fullmatch(rule.pattern, name)
+    match = re.fullmatch(rule.pattern, name, re.ASCII)
     if match is None:
         return None
     named = match.re.groupindex.values()
@@ -120,7 +120,9 @@ def fill(
 
 def _piece(move: Move, tensor: Array) -> Array:
     # A sum is finite only if all its terms are, and takes no memory.
-    if not np.isfinite(tensor.sum(dtype=np.float64)):
+    with np.errstate(invalid="ignore"):
+        finite = np.isfinite(tensor.sum(dtype=np.float64))
+    if not finite:
         raise UserError(f"{move.source} holds NaN or infinity; get or train the file anew")
     return move.transform.forward(np.split(tensor, move.transform.parts)[move.transform.part])
 

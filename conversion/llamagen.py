@@ -3,12 +3,14 @@
 The published sizes but for the grid stand in the shapes; 3B and 7B have head widths of their own.
 """
 
+import math
+
 from conversion.convolutions import layer_rules
 from conversion.tables import LINEAR, Rule, Shapes, Table, count, size
 from ddjax.errors import UserError
 from ddjax.models.llamagen import GPTConfig
 
-_BLOCK = r"layers\.(?P<layer>\d+)\."
+_BLOCK = r"layers\.(?P<layer>\d{1,6})\."
 _BLOCKS = "trunk/transformer/blocks/"
 _TRUNK = (
     Rule(r"cls_embedding\.embedding_table\.weight", "trunk/condition/embed/embedding"),
@@ -60,7 +62,10 @@ def _grid(shapes: Shapes, condition_tokens: int, given: int | None) -> int:
     """From the rotary table where the file has it; else 16, images of 256 pixels."""
     if "freqs_cis" not in shapes:
         return given or 16
-    found = round((size(shapes, "freqs_cis", 0) - condition_tokens) ** 0.5)
+    length = size(shapes, "freqs_cis", 0) - condition_tokens
+    found = math.isqrt(max(length, 0))
+    if found < 1 or found**2 != length:
+        raise UserError(f"freqs_cis is {list(shapes['freqs_cis'])}, the table of no square grid")
     if given not in (None, found):
         raise UserError(f"--grid={given}, but the rotary table is for {found}; leave --grid out")
     return found

@@ -7,6 +7,7 @@ and mapped into memory, so that only the weights that are used take any.
 import argparse
 import pickle
 import re
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -39,6 +40,8 @@ def read(file: Path, averaged: bool | None = None) -> Tensors:
     if not file.is_file():
         raise UserError(f"{file} is not a file")
     if file.suffix == ".safetensors":
+        if averaged:
+            raise UserError(f"{file} holds no averaged weights; leave --ema out")
         return _floating(_load_safetensors(file), file)
     tree = _load(file)
     places = {None: _AVERAGED + _PLAIN, True: _AVERAGED, False: _PLAIN}[averaged]
@@ -53,7 +56,8 @@ def read(file: Path, averaged: bool | None = None) -> Tensors:
 def _load(file: Path) -> Any:
     try:
         # Files from before the zip format (PyTorch 1.6) cannot be mapped.
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             return torch.load(
                 file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file)
             )
@@ -65,16 +69,19 @@ def _load(file: Path) -> Any:
                 f"{file} holds code ({code[1]}) beside weights and is not read; get a file of "
                 "weights alone"
             ) from None
+        # What PyTorch says of a pickle that it cannot read advises to run what is in it.
+        why = "" if isinstance(error, pickle.UnpicklingError | KeyError) else (
+            f" ({_first_line(message)})"
+        )
         raise UserError(
-            f"{file} is damaged, or is no checkpoint of PyTorch ({_first_line(message)}); get it "
-            "anew"
+            f"{file} is damaged, or is no checkpoint of PyTorch{why}; get it anew"
         ) from None
 
 
 def _load_safetensors(file: Path) -> Tensors:
     try:
         return safetensors.torch.load_file(file)
-    except safetensors.SafetensorError as error:
+    except (safetensors.SafetensorError, OSError) as error:
         raise UserError(
             f"{file} is damaged, or is no safetensors file ({_first_line(str(error))}); get it anew"
         ) from None
@@ -97,10 +104,17 @@ def _name(place: tuple[str, ...]) -> str:
     return "/".join(place) or "the top"
 
 
+def _is_plain(tensor: torch.Tensor) -> bool:
+    if tensor.layout != torch.strided or tensor.is_nested or tensor.is_quantized or tensor.is_meta:
+        return False
+    # An expanded tensor claims more numbers than the file has.
+    return tensor.numel() * tensor.itemsize <= tensor.untyped_storage().nbytes()
+
+
 def _floating(tensors: Tensors, file: Path) -> Tensors:
     strange = [
         name for name, tensor in tensors.items()
-        if not isinstance(name, str) or tensor.layout != torch.strided
+        if not isinstance(name, str) or not _is_plain(tensor)
     ]
     if strange:
         raise UserError(f"{file}: {strange[0]} is no plain tensor under a name; get another file")

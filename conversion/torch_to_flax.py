@@ -106,7 +106,7 @@ def convert(
         config, leaves = _target(table, shapes, given)
         moves = follow.plan(shapes, table, _shapes(leaves))
     except UserError as error:
-        like = [name for name in TABLES if name != model and _fits(TABLES[name], shapes)]
+        like = [name for name in TABLES if name != model and _fits(TABLES[name], shapes, given)]
         hint = f"; it looks like --model={like[0]}" if like else ""
         raise UserError(f"{source} does not fit --model={model}{hint}: {error}") from None
     arrays = follow.fill(moves, lambda name: _array(name, tensors[name]), _shapes(leaves))
@@ -126,6 +126,7 @@ def restore(folder: Path, output: Path) -> str:
     if kind not in TABLES:
         raise UserError(f"{folder} is a {kind}, which has no PyTorch form; {', '.join(TABLES)} do")
     table = TABLES[kind]
+    weights.check(weights.template(kind, config), arrays, str(folder))
     found = follow.invert(arrays, table) | table.buffers(config)
     found = {k: v for k, v in found.items() if not re.fullmatch(table.borrowed, k)}
     tree = _nest({name: torch.from_numpy(array) for name, array in found.items()}, table.places)
@@ -141,6 +142,9 @@ def _target(
     unused = given.keys() - inspect.signature(table.config).parameters.keys()
     if unused:
         raise UserError(f"--{min(unused)} says nothing about this model; leave it out")
+    empty = [name for name, shape in shapes.items() if 0 in shape]
+    if empty:
+        raise UserError(f"{empty[0]} is {list(shapes[empty[0]])}, which holds nothing")
     try:
         config = table.config(shapes, **given)
     except ValueError as error:
@@ -152,9 +156,14 @@ def _shapes(leaves: Mapping[str, Any]) -> Shapes:
     return {name: leaf.shape for name, leaf in leaves.items()}
 
 
-def _fits(table: Table, shapes: Shapes) -> bool:
+def _fits(table: Table, shapes: Shapes, given: Mapping[str, Any]) -> bool:
+    """Whether it is a checkpoint of this table; what comes from another file may be missing."""
+    known = inspect.signature(table.config).parameters.keys()
+    given = {name: value for name, value in given.items() if name in known}
     try:
-        follow.plan(shapes, table, _shapes(_target(table, shapes, {})[1]))
+        if table is var.TEACHER and "quantize.embedding.weight" not in shapes:
+            return var.looks_like_teacher(shapes, **given)
+        follow.plan(shapes, table, _shapes(_target(table, shapes, given)[1]))
     except UserError:
         return False
     return True
@@ -179,19 +188,28 @@ def _nest(tensors: Tensors, places: tuple[tuple[str, ...], ...]) -> Any:
 
 
 def _refuse_existing(output: Path) -> None:
-    if output.exists():
+    try:
+        there = output.exists() or output.is_symlink()
+    except (OSError, ValueError) as error:
+        raise UserError(f"{output} cannot be written ({error})") from None
+    if there:
         raise UserError(f"{output} is there already; remove it, or give another --output")
 
 
 def main() -> None:
     """Do what the flags say and print one line."""
     checkpoint = Path(_CHECKPOINT.value)
+    if not checkpoint.name:
+        raise UserError(f"--checkpoint={_CHECKPOINT.value} names no file")
     here = Path(__file__).resolve().parent / "weights"
     if _INVERSE.value:
         print(restore(checkpoint, Path(_OUTPUT.value or here / f"{checkpoint.name}.pt")))
         return
     if _MODEL.value is None:
         raise UserError(f"--model is missing; one of {', '.join(TABLES)}")
+    for flag, of in ((_LINEAR, "lpips"), (_TOKENIZER, "var")):
+        if flag.value and _MODEL.value != of:
+            raise UserError(f"--{flag.name} is for --model={of} alone; leave it out")
     given = {name: flag.value for name, flag in _SIZES.items() if flag.value is not None}
     output = Path(_OUTPUT.value or here / checkpoint.stem)
     others = [Path(flag.value) for flag in (_LINEAR, _TOKENIZER) if flag.value]

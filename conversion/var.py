@@ -22,7 +22,7 @@ _FIRST = Transform(lambda x: x[0], lambda x: x[None])
 _START = Transform(lambda x: x[0, 0], lambda x: x[None, None])
 _HEADS = Transform(lambda x: x[0, :, 0, 0], lambda x: x[None, :, None, None])
 
-_BLOCK = r"blocks\.(?P<layer>\d+)\."
+_BLOCK = r"blocks\.(?P<layer>\d{1,6})\."
 _BLOCKS = "trunk/blocks/"
 _TRUNK = (
     Rule(r"class_emb\.weight", "trunk/condition/embed/embedding"),
@@ -49,6 +49,12 @@ def _teacher_config(shapes: Shapes, *, scales: tuple[int, ...] = SCALES) -> VARC
             "tokenizer's checkpoint by --tokenizer"
         )
     return _transformer_config(shapes, scales, levels_before=0)
+
+
+def looks_like_teacher(shapes: Shapes, *, scales: tuple[int, ...] = SCALES) -> bool:
+    """Whether it would be one, had it the quantiser."""
+    _transformer_config(shapes, scales, levels_before=0)
+    return "n_d_embed.weight" not in shapes
 
 
 def _student_config(shapes: Shapes, *, scales: tuple[int, ...] = SCALES) -> VARConfig:
@@ -119,7 +125,7 @@ STUDENT = Table(
     rules=(
         *_TRUNK,
         Rule(r"n_d_embed\.weight", "noise_data_embed/embedding"),
-        *layer_rules(r"layerwise_n_d_embed\.(?P<layer>\d+)", "noise_data", LINEAR),
+        *layer_rules(r"layerwise_n_d_embed\.(?P<layer>\d{1,6})", "noise_data", LINEAR),
         Rule(r"final_layer_conti\.scale_shift_table", "vector_head/shift_scale"),
         *layer_rules(r"final_layer_conti\.linear", "vector_head/linear", LINEAR),
     ),

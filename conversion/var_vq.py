@@ -4,7 +4,8 @@ import numpy as np
 
 from conversion.convolutions import layer_rules, norm_rules, res_rules
 from conversion.tables import CONV, IDENTITY, Array, Rule, Shapes, Table, count, size
-from ddjax.models.multiscale import SCALES
+from ddjax.errors import UserError
+from ddjax.models.multiscale import SCALES, check_scales
 from ddjax.models.multiscale_vq import MultiscaleVQConfig
 
 # Resolutions in the published tokenizer: 16 pixels a token.
@@ -13,7 +14,7 @@ LEVELS = 5
 # How often each code was met in training.
 RECORDS = (r"quantize\.ema_vocab_hit_SV",)
 
-_PHI = r"quantize\.quant_resi\.qresi_ls\.(?P<layer>\d+)\."
+_PHI = r"quantize\.quant_resi\.qresi_ls\.(?P<layer>\d{1,6})\."
 QUANTISER = (
     Rule(r"quantize\.embedding\.weight", "quantiser/embedding"),
     Rule(_PHI + r"weight", "quantiser/phi_weights", CONV),
@@ -68,6 +69,13 @@ def _tokenizer_config(
     shapes: Shapes, *, scales: tuple[int, ...] = SCALES
 ) -> MultiscaleVQConfig:
     """Nothing in a tokenizer's shapes tells the scales."""
+    check_scales(scales)
+    record = "quantize.ema_vocab_hit_SV"
+    if record in shapes and size(shapes, record, 0) != len(scales):
+        raise UserError(
+            f"the checkpoint has {size(shapes, record, 0)} scales, "
+            f"--scales={','.join(map(str, scales))} is {len(scales)}; give its own"
+        )
     channels = size(shapes, "encoder.conv_in.weight", 0)
     widths = [size(shapes, f"encoder.down.{i}.block.0.conv1.weight", 0) for i in range(LEVELS)]
     vocab_size, code_dim = (size(shapes, "quantize.embedding.weight", axis) for axis in (0, 1))

@@ -52,10 +52,14 @@ def benchmark(config: Config) -> dict[str, Any]:
     """All rows asked for, and how much memory the process took."""
     models, frozen = _parts(config)
     rows, todo = [], []
-    for batch in map(int, _BATCH.value):
+    for batch in _batches():
         todo += [(name, batch, call) for name, call in _calls(config, models, batch).items()]
     train_batch = _TRAIN_BATCH.value or config.distill.train.batch
     todo.append((TRAINING, train_batch, _training_step(config, models, frozen, train_batch)))
+    known = list(dict.fromkeys(name for name, _, _ in todo))
+    unknown = [name for name in _ONLY.value if name not in known]
+    if unknown:
+        raise UserError(f"--only={unknown[0]} is no row; known are {', '.join(known)}")
     for name, batch, call in todo:
         if name in _ONLY.value or not _ONLY.value:
             print(f"{name}, batch {batch} ...", file=sys.stderr, flush=True)
@@ -75,6 +79,16 @@ def benchmark(config: Config) -> dict[str, Any]:
     }
 
 
+def _batches() -> list[int]:
+    try:
+        batches = [int(text) for text in _BATCH.value]
+    except ValueError:
+        batches = []
+    if not batches or min(batches) < 1:
+        raise UserError(f"--batch={','.join(_BATCH.value)}: say whole numbers from 1, such as 1,8")
+    return batches
+
+
 def _calls(config: Config, models: sample.Parts, batch: int) -> dict[str, Callable[[], Any]]:
     """What is measured at a batch, but for the training step; nothing runs yet."""
     codes_VC, groups = models.tokenizer.codebook, config.groups
@@ -86,8 +100,8 @@ def _calls(config: Config, models: sample.Parts, batch: int) -> dict[str, Callab
         if not method.problem(groups.count, len(config.student.steps)):
             draw = jax.jit(functools.partial(sample.draw, method=method, settings=settings))
             calls[name] = functools.partial(draw, models, eps, labels, jax.random.key(1))
-    decode = jax.jit(lambda tokenizer, x: tokenizer.decode(x))
-    calls["decode"] = lambda: decode(models.tokenizer, codes_VC[_ids(batch, config)])
+    decode, x = jax.jit(lambda tokenizer, x: tokenizer.decode(x)), codes_VC[_ids(batch, config)]
+    calls["decode"] = lambda: decode(models.tokenizer, x)
     calls["pairs"] = lambda: pairs.map_batch(
         models.teacher, codes_VC, eps, labels, guidance=config.guidance, solver=config.flow
     )
@@ -128,7 +142,7 @@ def _parts(config: Config) -> tuple[sample.Parts, distill.Frozen]:
     student = MODELS[config.student.kind].from_teacher(teacher, rngs=nnx.Rngs(1))
     net = None
     if config.distill.perceptual:
-        net = parts.load_model(there(config.distill.perceptual_net), "net", Path(), config.seed)
+        net = parts.load_model(there(config.distill.perceptual_net), "net", Path())
     return sample.Parts(tokenizer, teacher, student, None), distill.Frozen(tokenizer, net)
 
 

@@ -35,7 +35,7 @@ def net(name: str, where: str, directory: Path, section: Model, config: Config) 
       config: whose images it is trained on.
     """
     if section.weights:
-        return parts.load_model(section, f"{where}.weights", directory / "model", config.seed)
+        return parts.load_model(section, f"{where}.weights", directory / "model")
     cls = MODELS[section.kind]
     return train.train(
         name=name,

@@ -35,7 +35,7 @@ def run(command: Callable[[], None]) -> None:
         try:
             command()
         except UserError as error:
-            sys.exit(f"error: {error}")
+            sys.exit(f"error: {_one_line(error)}")
         except Exception as error:
             if not files.is_disk_full(error):
                 raise
@@ -47,6 +47,11 @@ def run(command: Callable[[], None]) -> None:
     # What libraries log as an error they raise as well, and it is told once, where it is caught.
     logging.set_verbosity(logging.FATAL)
     app.run(guarded, flags_parser=_parse)
+
+
+def _one_line(error: Exception) -> str:
+    """Without what a strange name in a file may hold: line ends, codes for the terminal."""
+    return "".join(c if c.isprintable() else " " for c in " ".join(str(error).split()))
 
 
 def _read_config(holder: flags.FlagHolder) -> dict:

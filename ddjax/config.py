@@ -12,6 +12,7 @@ from ddjax.groups import Groups
 from ddjax.guidance import Guidance
 from ddjax.methods import Method
 
+DATA_SETS = ("digits", "fashion_mnist", "none")
 STAGES = ("tokenizer", "teacher", "pairs", "distill", "evaluate", "sample")
 
 

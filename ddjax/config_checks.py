@@ -5,7 +5,7 @@ Every refusal names the key, what was found and what would be right.
 
 from typing import Any
 
-from ddjax.config import STAGES, Config, Model, Train
+from ddjax.config import DATA_SETS, STAGES, Config, Model, Train
 from ddjax.errors import UserError
 from ddjax.methods import Method
 from ddjax.models import MODELS
@@ -32,8 +32,10 @@ def check(c: Config) -> None:
         _require(getattr(c.pairs, key) >= 1, f"pairs.{key}", getattr(c.pairs, key), ">= 1")
     batch, count = c.distill.train.batch, c.pairs.count
     _require(batch <= count, "distill.train.batch", batch, f"at most pairs.count {count}")
-    for key in ("samples", "batch", "resamplings", "neighbours"):
+    for key in ("batch", "resamplings", "neighbours"):
         _require(getattr(c.evaluate, key) >= 1, f"evaluate.{key}", getattr(c.evaluate, key), ">= 1")
+    samples, fewest = c.evaluate.samples, c.evaluate.neighbours + 1
+    _require(samples >= fewest, "evaluate.samples", samples, f">= {fewest}, neighbours + 1")
     _require(c.flow.steps >= c.flow.order, "flow.steps", c.flow.steps, ">= flow.order")
     _require(1 <= c.flow.order <= 4, "flow.order", c.flow.order, "in 1..4")
     _require(c.flow.stretch > 0, "flow.stretch", c.flow.stretch, "> 0")
@@ -64,6 +66,7 @@ def _check_train(where: str, train: Train) -> None:
 
 def _check_models(c: Config) -> None:
     tokenizer, teacher = c.tokenizer.model, c.teacher.model
+    _require(c.data.name in DATA_SETS, "data.name", c.data.name, f"one of {', '.join(DATA_SETS)}")
     _require(c.data.copies >= 1, "data.copies", c.data.copies, ">= 1")
     vocab = tokenizer.vocab_size
     _require(1 <= vocab <= 2**16, "tokenizer.model.vocab_size", vocab, "in 1..65536: 16-bit ids")
@@ -74,6 +77,11 @@ def _check_models(c: Config) -> None:
         _require(
             part.train is not None or bool(part.weights), f"{where}.weights", "none",
             f"a model folder, or {where}.train must say how it is trained here",
+        )
+        unused = where == "distill.perceptual_net" and not c.distill.perceptual
+        _require(
+            c.data.name != "none" or bool(part.weights) or unused, f"{where}.weights", "none",
+            "a model folder: with data.name none there are no images to train it on",
         )
         for key in ("image_size", "num_classes"):
             ours, theirs = getattr(part.model, key, None), getattr(c.data, key)
@@ -111,9 +119,15 @@ def _check_student(c: Config) -> None:
     rising = all(a < b for a, b in zip(s.steps, s.steps[1:], strict=False))
     ok = bool(s.steps) and s.steps[0] == 0 and rising and s.steps[-1] < count
     _require(ok, "student.steps", s.steps, f"rising from 0, below the {count} groups")
+    trained = "distill" in c.stages and not s.weights
+    _require(
+        c.distill.perceptual > 0 or s.split == count or not trained, "student.split", s.split,
+        f"{count}, all groups, with distill.perceptual=0: nothing else trains the vector head",
+    )
 
 
 def _check_methods(c: Config) -> None:
+    _require(bool(c.evaluate.methods), "evaluate.methods", "none", "one or more")
     for where, method in (
         *(("evaluate.methods", Method.parse(name)) for name in c.evaluate.methods),
         ("sample.method", c.sample_method()),
@@ -121,6 +135,12 @@ def _check_methods(c: Config) -> None:
         problem = method.problem(c.groups.count, len(c.student.steps))
         if problem:
             raise UserError(f"config.{where}: {method.name}: {problem}")
+        if "pairs" in method.reads:
+            pairs, classes = c.pairs.count, c.data.num_classes
+            _require(
+                pairs >= classes, "pairs.count", pairs, f">= {classes}, a pair of each class, for "
+                f"{method.name}"
+            )
     for label in c.sample.labels:
         classes = c.data.num_classes
         _require(0 <= label < classes, "sample.labels", label, f"in 0..{classes - 1}")

@@ -28,12 +28,6 @@ def load(config: Data) -> dict[str, np.ndarray]:
       UserError: unknown name, or files that are missing or not IDX.
     """
     loaders = {"digits": _digits, "fashion_mnist": _fashion_mnist}
-    if config.name == NONE:
-        raise UserError("config.data.name: none, but a net is to be trained on images; give its "
-                        "weights, or a data set")
-    if config.name not in loaders:
-        known = ", ".join([*loaders, NONE])
-        raise UserError(f"config.data.name: {config.name!r} is unknown; known are {known}")
     images, labels = loaders[config.name](config)
     images = images.astype(np.float32) / images.max() * 2 - 1
     if images.shape[1] != config.image_size:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from flax import nnx
 
 from ddjax import classify, keys, pairs, parts, pictures, sample, train, trajectory
@@ -48,8 +49,7 @@ def loss(
     logits, vectors = student(x_k, k, batch["condition"])
 
     is_noise = 1.0 - groups.is_data(k)
-    log_p = jax.nn.log_softmax(logits)
-    nll = -jnp.take_along_axis(log_p, ids_BL[..., None], axis=-1)[..., 0]
+    nll = optax.softmax_cross_entropy_with_integer_labels(logits, ids_BL)
     cross_entropy = jnp.sum(nll * is_noise) / jnp.sum(is_noise)
     equal = jnp.sum((logits.argmax(-1) == ids_BL) * is_noise) / jnp.sum(is_noise)
     scalars = {"cross_entropy": cross_entropy, "tokens_equal": equal}
@@ -88,12 +88,16 @@ def run(config: Config, stage: Stage) -> str:
     )
     labels = shown % config.data.num_classes
 
-    def samples(student: nnx.Module, frozen: Frozen) -> dict[str, np.ndarray]:
-        x = draw(student, frozen.tokenizer.codebook, eps, labels, split=config.student.split)
-        return {"student_1step": pictures.tile(frozen.tokenizer.decode(x), 10)}
+    @jax.jit
+    def draw(student: nnx.Module, tokenizer: nnx.Module) -> jax.Array:
+        x = sample.student_sample(
+            student, tokenizer.codebook, eps, labels, steps=(0,), split=config.student.split
+        )
+        return tokenizer.decode(x)
 
-    draw = jax.jit(sample.student_sample, static_argnames=("steps", "split"))
-    draw = functools.partial(draw, steps=(0,))
+    def samples(student: nnx.Module, frozen: Frozen) -> dict[str, np.ndarray]:
+        return {"student_1step": pictures.tile(draw(student, frozen.tokenizer), 10)}
+
     student = train.train(
         name=stage.name,
         directory=stage.directory,
@@ -107,8 +111,8 @@ def run(config: Config, stage: Stage) -> str:
         restore=config.restore,
         pictures=samples,
     )
-    held = {name: array[-2048:] for name, array in rows.items()}
-    _, scalars = jax.jit(loss_fn)(student, frozen, held, jax.random.key(0))
+    last = {name: array[-section.train.batch :] for name, array in rows.items()}
+    _, scalars = jax.jit(loss_fn)(student, frozen, last, jax.random.key(0))
     return f"{section.train.steps} steps on {len(rows['ids'])} pairs; cross-entropy " \
         f"{scalars['cross_entropy']:.3f}, {scalars['tokens_equal']:.0%} of tokens equal on pairs " \
         "it was trained on"

@@ -74,18 +74,20 @@ class Evaluator:
     def draw(self, method: Method, turn: str) -> Drawn:
         """All samples of a method; `turn` names the noise, another turn is a resampling."""
         batch, total = self.config.evaluate.batch, self.config.evaluate.samples
-        key = keys.stream(self.config.seed, f"evaluate.{turn}")
+        noise_key, draw_key = (
+            keys.stream(self.config.seed, f"evaluate.{turn}.{what}") for what in ("noise", "draw")
+        )
         length = self.config.groups.length
         code_dim = self.parts.tokenizer.codebook.shape[1]
         features, ids, classes, shown, times = [], [], [], [], []
         for start in range(0, total, batch):
             index = jnp.arange(start, start + batch, dtype=jnp.int32)
-            eps = jax.block_until_ready(keys.noise(key, index, length, code_dim))
+            eps = jax.block_until_ready(keys.noise(noise_key, index, length, code_dim))
             labels = index % self.config.data.num_classes
             begin = time.perf_counter()
             images, tokens = jax.block_until_ready(
                 sample.draw_images(
-                    self.parts, eps, labels, jax.random.fold_in(key, start), method=method,
+                    self.parts, eps, labels, jax.random.fold_in(draw_key, start), method=method,
                     settings=self.settings,
                 )
             )
@@ -251,10 +253,10 @@ def _write_pictures(
     count = min(2 * classes, 20, config.evaluate.batch)
     # Two of each class side by side.
     order = sorted(range(count), key=lambda i: (i % classes, i))
+    # These share their noise, so that columns can be compared; onestep* shows what has none.
     kinds = ("teacher_flow", "student", "refine", "onestep_class", "onestep_all")
-    shown = {
-        method.name: made.images[order] for method, made in drawn.items() if method.kind in kinds
-    }
+    chosen = [method for method in drawn if method.kind in kinds] or list(drawn)
+    shown = {method.name: drawn[method].images[order] for method in chosen}
     pictures.labelled_grid(
         root / "samples.png", shown, [[str(i % classes) for i in order]],
         f"{config.name}: each column one noise draw (onestep* has none), captions are classes",

@@ -24,18 +24,31 @@ def atomic(path: Path) -> Iterator[Path]:
 
     Works for a file and for a folder. On failure nothing is left.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        made = [folder for folder in path.parents if not folder.exists()]
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as error:
+        raise _unwritable(path, error) from None
     try:
         yield temporary
         _sync(temporary)
         temporary.replace(path)
-    except BaseException:
-        if temporary.is_dir():
-            shutil.rmtree(temporary, ignore_errors=True)
-        else:
-            temporary.unlink(missing_ok=True)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            if temporary.is_dir():
+                shutil.rmtree(temporary, ignore_errors=True)
+            else:
+                temporary.unlink(missing_ok=True)
+            for folder in made:
+                folder.rmdir()
+        if isinstance(error, OSError):
+            raise _unwritable(path, error) from None
         raise
+
+
+def _unwritable(path: Path, error: Exception) -> Exception:
+    return error if is_disk_full(error) else UserError(f"{path} cannot be written ({error})")
 
 
 def _sync(path: Path) -> None:

@@ -99,7 +99,10 @@ def noise_to_ids(
             "...v,vc->...c", posterior, codes_VC, precision=jax.lax.Precision.HIGHEST
         )
         slopes = jnp.concatenate([slope[None], slopes[:-1]])
-        return (y + jnp.tensordot(weights_row, slopes, axes=1), slopes), None
+        change = jnp.einsum(
+            "o,o...c->...c", weights_row, slopes, precision=jax.lax.Precision.HIGHEST
+        )
+        return (y + change, slopes), None
 
     y = eps.astype(dtype)
     slopes = jnp.zeros((solver.order, *y.shape), dtype)

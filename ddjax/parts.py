@@ -12,6 +12,11 @@ from ddjax.models import MODELS
 # What `weights` says in place of a folder, to try things out or to measure their speed.
 RANDOM = "random"
 
+# How the published files end that are not .pt, and what else the converter wants.
+_SUFFIX = {
+    "var": "pth", "var_tokenizer": "pth", "var_student": "pth", "lpips": "pth --linear=vgg.pth",
+}
+
 # The stages that train a model of the seam, and the section of the config that may name its weights
 # in their place.
 _SECTION_OF_STAGE = {"tokenizer": "tokenizer", "teacher": "teacher", "distill": "student"}
@@ -31,20 +36,22 @@ def load(config: Config, root: Path, stage: str) -> nnx.Module:
     section = _SECTION_OF_STAGE[stage]
     model = config.student_model if section == "student" else getattr(config, section)
     if stage == "teacher" and model.weights == RANDOM:
-        rngs = nnx.Rngs(keys.stream(config.seed, stage))
+        rngs = nnx.Rngs(keys.stream(0, stage))
         tokenizer = load(config, root, "tokenizer")
         return MODELS[model.kind].from_tokenizer(model.model, tokenizer, rngs=rngs)
-    return load_model(model, f"config.{section}.weights", root / stage / "model", config.seed)
+    return load_model(model, f"config.{section}.weights", root / stage / "model")
 
 
-def load_model(section: Model, where: str, trained: Path, seed: int) -> nnx.Module:
+def load_model(section: Model, where: str, trained: Path) -> nnx.Module:
     """The model of a config's section: its `weights`, or else the folder it was trained into.
+
+    Random weights are always the same, whatever the seed of a run.
 
     Raises:
       UserError: the folder is missing, damaged, or of other sizes than the config's.
     """
     if section.weights == RANDOM:
-        rngs = nnx.Rngs(keys.stream(seed, where))
+        rngs = nnx.Rngs(keys.stream(0, where))
         return MODELS[section.kind](section.model, rngs=rngs)
     if section.weights:
         check_weights(where, section.kind, section.weights)
@@ -74,9 +81,11 @@ def check_weights(where: str, kind: str, folder: str) -> str:
     if folder == RANDOM:
         return RANDOM
     if not Path(folder).exists():
-        instead = ", or set config.distill.perceptual=0" if "perceptual_net" in where else ""
+        instead = ""
+        if "perceptual_net" in where:
+            instead = ", or set config.distill.perceptual=0 and config.student.split to all groups"
         raise UserError(
             f"{where}: {folder} is missing; make it with: python conversion/torch_to_flax.py "
-            f"--model={kind} --checkpoint={Path(folder).name}.pt{instead}"
+            f"--model={kind} --checkpoint={Path(folder).name}.{_SUFFIX.get(kind, 'pt')}{instead}"
         )
     return weights.saved_digest(Path(folder))

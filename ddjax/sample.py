@@ -6,6 +6,8 @@ ours (`ddjax.trajectory.refine`).
 
 import dataclasses
 import functools
+import hashlib
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from ddjax import baselines, files, flow, keys, pairs, parts, pictures, trajectory
+from ddjax import baselines, files, flow, keys, pairs, parts, pictures, trajectory, workdir
 from ddjax.config import Config
 from ddjax.guidance import Guidance, Guided
 from ddjax.methods import Method
@@ -170,10 +172,10 @@ def run(config: Config, stage: Stage) -> str:
     method, labels = config.sample_method(), jnp.asarray(config.sample_labels(), jnp.int32)
     loaded = load_parts(config, root, [method])
     length, code_dim = config.groups.length, loaded.tokenizer.codebook.shape[1]
-    key = keys.stream(config.seed, "sample")
-    eps = keys.noise(key, jnp.arange(len(labels)), length, code_dim)
+    noise_key, draw_key = (keys.stream(config.seed, f"sample.{what}") for what in ("noise", "draw"))
+    eps = keys.noise(noise_key, jnp.arange(len(labels)), length, code_dim)
     images, ids = draw_images(
-        loaded, eps, labels, key, method=method, settings=Settings.of(config)
+        loaded, eps, labels, draw_key, method=method, settings=Settings.of(config)
     )
     images = np.asarray(images)
     with files.atomic(stage.directory / "images.npz") as temporary, temporary.open("wb") as file:
@@ -193,4 +195,6 @@ def folder(config: Config) -> str:
     """Name of the stage's folder: the same images always go to the same place."""
     labels = config.sample_labels()
     shown = "-".join(map(str, labels[:6])) + (f"-and-{len(labels) - 6}" if len(labels) > 6 else "")
-    return f"sample/{config.sample_method().name}-seed{config.seed}-labels{shown}"
+    settings = json.dumps(workdir.settings(config, "sample"), sort_keys=True)
+    digest = hashlib.sha256(settings.encode()).hexdigest()[:6]
+    return f"sample/{config.sample_method().name}-seed{config.seed}-labels{shown}-{digest}"

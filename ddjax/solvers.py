@@ -16,6 +16,7 @@ from absl import flags
 
 from ddjax import cli, flow, keys, sample, workdir
 from ddjax.config import Config
+from ddjax.errors import UserError
 from ddjax.guidance import Guided
 from ddjax.methods import Method
 
@@ -87,7 +88,10 @@ def bias(ids: np.ndarray, log_p: np.ndarray) -> float:
 def main(config: Config) -> None:
     """Print the table."""
     if _CODEBOOK.value:
-        vocab, code_dim = map(int, _CODEBOOK.value)
+        try:
+            vocab, code_dim = map(int, _CODEBOOK.value)
+        except ValueError:
+            raise UserError("--codebook: say two whole numbers, V,C, such as 16384,8") from None
         what = f"random distributions over {vocab} codes of width {code_dim}"
         eps, log_p, codes_VC = random_distributions(vocab, code_dim, _TOKENS.value)
     else:

@@ -141,12 +141,18 @@ def read(directory: Path | str) -> tuple[str, Any, dict[str, np.ndarray]]:
         arrays = safetensors.numpy.load_file(file)
     except FileNotFoundError:
         raise UserError(f"{file} is missing; make the folder anew") from None
-    except safetensors.SafetensorError as error:
+    except (safetensors.SafetensorError, OSError) as error:
         raise UserError(f"{file} is damaged ({error}); make the folder anew") from None
     if digest({name: array_digest(array) for name, array in arrays.items()}) != about["sha256"]:
         raise UserError(f"{file} is damaged: its digest is not that of config.json")
     sizes = {k: tuple(v) if isinstance(v, list) else v for k, v in about["config"].items()}
-    return about["kind"], MODELS[about["kind"]].Config(**sizes), arrays
+    try:
+        config = MODELS[about["kind"]].Config(**sizes)
+    except (TypeError, ValueError, ArithmeticError) as error:
+        raise UserError(
+            f"{directory / 'config.json'} is damaged ({error}); make the folder anew"
+        ) from None
+    return about["kind"], config, arrays
 
 
 def template(kind: str, config: Any) -> nnx.Module:
@@ -175,7 +181,16 @@ def fill(template: Any, arrays: dict[str, np.ndarray], source: str) -> Any:
     Raises:
       UserError: anything missing, left over, or of another shape or type; all are named.
     """
+    check(template, arrays, source)
     leaves, treedef = jax.tree_util.tree_flatten_with_path(template)
+    return jax.tree.unflatten(
+        treedef, [jax.numpy.asarray(arrays[path_name(path)]) for path, _ in leaves]
+    )
+
+
+def check(template: Any, arrays: dict[str, np.ndarray], source: str) -> None:
+    """Raise UserError as `fill`."""
+    leaves = jax.tree_util.tree_flatten_with_path(template)[0]
     names = [path_name(path) for path, _ in leaves]
     problems = [f"{name} is left over" for name in sorted(arrays.keys() - set(names))]
     for name, (_, leaf) in zip(names, leaves, strict=True):
@@ -188,7 +203,6 @@ def fill(template: Any, arrays: dict[str, np.ndarray], source: str) -> Any:
             )
     if problems:
         raise UserError(f"{source}: {'; '.join(problems)}")
-    return jax.tree.unflatten(treedef, [jax.numpy.asarray(arrays[name]) for name in names])
 
 
 def _read_about(directory: Path) -> dict[str, Any]:
@@ -198,7 +212,7 @@ def _read_about(directory: Path) -> dict[str, Any]:
         if about["kind"] not in MODELS or not isinstance(about["config"], dict):
             raise ValueError(f"unknown kind {about['kind']!r}")
         return {"sha256": about["sha256"], **about}
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{directory} is not a model folder: {file} is missing") from None
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{file} is damaged ({error}); make the folder anew") from None

@@ -63,6 +63,8 @@ def settings(config: Config, stage: str) -> dict[str, Any]:
             continue
         for section in _SECTIONS[name]:
             flat.update(_flatten(tree[section], section))
+        if stage == "distill":
+            flat.pop("student.split", None)  # how a student is read, not how it is trained
         todo += [earlier for earlier in reads(config, name) if earlier not in todo]
     for key in [key for key in flat if key.endswith(".weights")]:
         folder, kind = flat.pop(key), flat[key.removesuffix("weights") + "kind"]
@@ -138,9 +140,10 @@ class Stage:
             if key not in ignore and there.get(key) != self._settings.get(key)
         ]
         if different:
+            anew = "" if self.finished else f", or remove {self.directory} to begin the stage anew"
             raise UserError(
                 f"{self.directory} was made by other settings: {', '.join(different)}; use those, "
-                "or another --workdir"
+                f"or another --workdir{anew}"
             )
 
 

@@ -236,6 +236,36 @@ def test_nothing_is_overwritten_and_a_full_disk_leaves_nothing(tmp_path, monkeyp
     assert sorted(path.name for path in tmp_path.iterdir()) == ["m", "x.pt"]
 
 
+def test_a_place_that_cannot_be_written_is_told_and_nothing_is_left(tmp_path):
+    file = saved(tmp_path / "x.pt", state())
+    with pytest.raises(UserError, match=r"x\.pt/sub/m cannot be written"):
+        small(file, file / "sub" / "m")
+    broken = saved(tmp_path / "y.pt", state() | {"norm.weight": torch.full((SMALL["width"],), torch.nan)})
+    with pytest.raises(UserError, match=r"norm\.weight holds NaN"):
+        small(broken, tmp_path / "new" / "sub" / "m")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["x.pt", "y.pt"]
+
+
+def test_tensors_that_claim_more_than_the_file_holds_are_refused(tmp_path):
+    huge = state() | {"output.weight": torch.zeros(1).expand(10**6, 128)}
+    with pytest.raises(UserError, match=r"output\.weight is no plain tensor"):
+        small(saved(tmp_path / "x.pt", huge), tmp_path / "m")
+    empty = state() | {"output.weight": torch.zeros(0, 128)}
+    with pytest.raises(UserError, match=r"output\.weight is \[0, 128\], which holds nothing"):
+        small(saved(tmp_path / "y.pt", empty), tmp_path / "m")
+
+
+def test_a_folder_whose_config_is_not_its_weights_goes_back_to_nothing(tmp_path):
+    small(saved(tmp_path / "x.pt", state()), tmp_path / "m")
+    config = tmp_path / "m" / "config.json"
+    config.write_text(config.read_text().replace('"layers": ', '"layers": 1'))
+    with pytest.raises(UserError, match="blocks/attention/wqkv/kernel is float32"):
+        torch_to_flax.restore(tmp_path / "m", tmp_path / "back.pt")
+    config.write_text(config.read_text().replace('"heads"', '"heds"'))
+    with pytest.raises(UserError, match=r"config\.json is damaged"):
+        weights.load(tmp_path / "m")
+
+
 def test_the_command(tmp_path):
     """As a user types it: there and back, and one line for what is wrong."""
     file = saved(tmp_path / "tiny.pt", {"model": state()})

@@ -53,7 +53,8 @@ def test_from_converted_weights_to_a_report(folder, family, perceptual, request)
     code, output = run(
         folder / family, *request.getfixturevalue(family),
         "--config.evaluate.methods=teacher_ar,teacher_flow,student_2step,refine_1",
-        f"--config.distill.perceptual={perceptual}", config=f"configs/{family}.py:tiny",
+        f"--config.distill.perceptual={perceptual}", "--config.student.split=4",
+        config=f"configs/{family}.py:tiny",
     )
     assert code == 0, output
     report = (folder / family / "report.md").read_text()

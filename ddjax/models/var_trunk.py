@@ -80,7 +80,9 @@ class Trunk(nnx.Module):
             lambda rngs: Block(c.width, c.heads, dtype, rngs), c.layers, rngs
         )
         self.head_modulation = Modulation(c.width, 2, rngs)
-        self.head = nnx.Linear(c.width, c.vocab_size, dtype=dtype, rngs=rngs)
+        self.head = nnx.Linear(
+            c.width, c.vocab_size, dtype=dtype, preferred_element_type=jnp.float32, rngs=rngs
+        )
 
     def embed(self, condition_B1D: jax.Array, x_BSC: jax.Array) -> jax.Array:
         """[B, 1 + S, D]: the condition, then code vectors from the second position on."""
@@ -125,7 +127,7 @@ class Trunk(nnx.Module):
     def logits(self, h_BSD: jax.Array, condition_B1D: jax.Array) -> jax.Array:
         """[B, S, V] float32."""
         scale, shift = self.head_modulation(condition_B1D)
-        return self.head(layers.adaptive_norm(h_BSD, scale, shift)).astype(jnp.float32)
+        return self.head(layers.adaptive_norm(h_BSD, scale, shift))
 
 
 def noise_or_data(is_data_BS: jax.Array, rows_2D: jax.Array) -> jax.Array:
