@@ -240,7 +240,8 @@ def test_a_place_that_cannot_be_written_is_told_and_nothing_is_left(tmp_path):
     file = saved(tmp_path / "x.pt", state())
     with pytest.raises(UserError, match=r"x\.pt/sub/m cannot be written"):
         small(file, file / "sub" / "m")
-    broken = saved(tmp_path / "y.pt", state() | {"norm.weight": torch.full((SMALL["width"],), torch.nan)})
+    nan = torch.full((SMALL["width"],), torch.nan)
+    broken = saved(tmp_path / "y.pt", state() | {"norm.weight": nan})
     with pytest.raises(UserError, match=r"norm\.weight holds NaN"):
         small(broken, tmp_path / "new" / "sub" / "m")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["x.pt", "y.pt"]
