@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from absl import flags
 from flax import nnx
 
-from ddjax import cli, distill, files, flops, flow, pairs, parts, sample, train
+from ddjax import cli, distill, files, flops, flow, pair_generation, parts, sample, train
 from ddjax.config import Config, Model
 from ddjax.errors import UserError
 from ddjax.groups import Groups
@@ -102,7 +102,7 @@ def _calls(config: Config, models: sample.Parts, batch: int) -> dict[str, Callab
             calls[name] = functools.partial(draw, models, eps, labels, jax.random.key(1))
     decode, x = jax.jit(lambda tokenizer, x: tokenizer.decode(x)), codes_VC[_ids(batch, config)]
     calls["decode"] = lambda: decode(models.tokenizer, x)
-    calls["pairs"] = lambda: pairs.map_batch(
+    calls["pairs"] = lambda: pair_generation.map_batch(
         models.teacher, codes_VC, eps, labels, guidance=config.guidance, solver=config.flow
     )
     calls["flow map of the pairs"] = lambda: _map_all_tokens(

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from ddjax import files
+from ddjax import files, preemption
 from ddjax.config import Config
 from ddjax.config_file import from_dict
 from ddjax.errors import UserError
@@ -23,17 +23,29 @@ def start(command: Callable[[Config], None]) -> None:
     run(lambda: command(from_dict(_read_config(holder))))
 
 
-def run(command: Callable[[], None]) -> None:
+def run(command: Callable[..., None], *arguments: str) -> None:
     """Parse the flags and run a command.
 
-    What the user can mend ends in one line and exit code 1.
+    What the user can mend ends in one line and exit code 1, SIGTERM in one line and
+    `preemption.EXIT_CODE`.
+
+    Args:
+      command: takes the arguments that are no flags.
+      arguments: their names.
     """
 
     def guarded(argv: list[str]) -> None:
-        if len(argv) > 1:
-            sys.exit(f"error: unknown arguments: {' '.join(argv[1:])}")
+        given = argv[1:]
+        if len(given) > len(arguments):
+            sys.exit(f"error: unknown arguments: {' '.join(given[len(arguments):])}")
+        if len(given) < len(arguments):
+            sys.exit(f"error: missing arguments: {' '.join(arguments[len(given):])}")
+        preemption.watch()
         try:
-            command()
+            command(*given)
+        except preemption.Preempted:
+            print("stopped by SIGTERM; the same command goes on from here", file=sys.stderr)
+            sys.exit(preemption.EXIT_CODE)
         except UserError as error:
             sys.exit(f"error: {_one_line(error)}")
         except Exception as error:

@@ -173,7 +173,13 @@ class Sample:
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Everything a run needs; see the classes of the fields."""
+    """Everything a run needs; see the classes of the fields.
+
+    Attributes:
+      restore: the checkpoint to continue from: latest or previous, the one before.
+      profile: two numbers: training steps to trace for TensorBoard, from the first to just before
+        the second; none by default.
+    """
 
     name: str
     seed: int
@@ -189,6 +195,7 @@ class Config:
     evaluate: Evaluate
     sample: Sample
     restore: str = "latest"
+    profile: tuple[int, ...] = ()
 
     @property
     def groups(self) -> Groups:

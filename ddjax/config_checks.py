@@ -22,6 +22,8 @@ def check(c: Config) -> None:
         _require(stage in STAGES, "stages", stage, f"among {', '.join(STAGES)}")
     _require(bool(c.stages), "stages", "none", f"one or more of {', '.join(STAGES)}")
     _require(c.restore in ("latest", "previous"), "restore", c.restore, "latest or previous")
+    ok = not c.profile or (len(c.profile) == 2 and 0 <= c.profile[0] < c.profile[1])
+    _require(ok, "profile", c.profile, "two rising step numbers, such as 100,110")
     _check_models(c)
     _check_guidance(c)
     _check_student(c)

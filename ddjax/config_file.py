@@ -38,12 +38,13 @@ def complete(tree: Mapping[str, Any]) -> ConfigDict:
     Raises:
       UserError: as `from_dict`, but for contradictions.
     """
-    return ConfigDict(_plain(_build(Config, tree, "")))
+    return ConfigDict(plain(_build(Config, tree, "")))
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """A config, or a part of it, as keys and values; `from_dict` makes the very same of it."""
     if dataclasses.is_dataclass(value):
-        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
     return ",".join(map(str, value)) if isinstance(value, tuple) else value
 
 

@@ -12,9 +12,10 @@ import numpy as np
 import optax
 from flax import nnx
 
-from ddjax import classify, keys, pairs, parts, pictures, sample, train, trajectory
+from ddjax import classify, keys, pair_generation, parts, pictures, sample, train, trajectory
 from ddjax.config import Config
 from ddjax.models import MODELS
+from ddjax.pair_store import Store
 from ddjax.workdir import Stage
 
 
@@ -41,7 +42,7 @@ def loss(
     """
     codes_VC, groups = frozen.tokenizer.codebook, student.groups
     ids_BL = batch["ids"].astype(jnp.int32)
-    eps = pairs.noise_of(noise_seed, batch["index"], groups.length, codes_VC.shape[1])
+    eps = pair_generation.noise_of(noise_seed, batch["index"], groups.length, codes_VC.shape[1])
     steps = jnp.asarray(config.student.steps, jnp.int32)
     k = steps[jax.random.randint(key, ids_BL.shape[:1], 0, len(steps))]
     data_BLC = codes_VC[ids_BL]
@@ -74,7 +75,7 @@ def run(config: Config, stage: Stage) -> str:
             "perceptual net", "distill.perceptual_net", stage.directory / "perceptual_net",
             section.perceptual_net, config,
         )
-    store = pairs.Store(root / "pairs")
+    store = Store(root / "pairs")
     rows = store.read()
     loss_fn = functools.partial(
         loss, config=config, noise_seed=store.manifest()["settings"]["seed"]
@@ -109,6 +110,7 @@ def run(config: Config, stage: Stage) -> str:
         seed=config.seed,
         config=section.train,
         restore=config.restore,
+        profile=config.profile,
         pictures=samples,
     )
     last = {name: array[-section.train.batch :] for name, array in rows.items()}

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import itertools
 import json
 import os
 import shutil
@@ -49,6 +50,14 @@ def atomic(path: Path) -> Iterator[Path]:
 
 def _unwritable(path: Path, error: Exception) -> Exception:
     return error if is_disk_full(error) else UserError(f"{path} cannot be written ({error})")
+
+
+def keep_aside(path: Path) -> Path:
+    """Give what is at `path` the first free name of NAME.damaged-1, -2, ...; returns that."""
+    names = (path.with_name(f"{path.name}.damaged-{i}") for i in itertools.count(1))
+    aside = next(name for name in names if not name.exists())
+    path.rename(aside)
+    return aside
 
 
 def _sync(path: Path) -> None:

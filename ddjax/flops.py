@@ -1,5 +1,6 @@
 """How many floating-point operations a function needs, and how many a device can do."""
 
+import functools
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -52,6 +53,7 @@ def _inner(params: dict[str, Any]) -> Iterator[Any]:
                 yield part
 
 
+@functools.cache
 def peak(device: jax.Device) -> tuple[float, str]:
     """Operations a second at the most, and where the number is from.
 
@@ -61,7 +63,7 @@ def peak(device: jax.Device) -> tuple[float, str]:
     for kind, value in PEAKS.items():
         if kind in device.device_kind:
             return value, "data sheet, bfloat16"
-    size = 2048
+    size = 1024
     a = jax.device_put(jnp.ones((size, size)), device)
     product = jax.jit(lambda a: a @ a)
     product(a).block_until_ready()

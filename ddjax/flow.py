@@ -83,7 +83,8 @@ def noise_to_ids(
       solver: the integration scheme.
 
     Returns:
-      [...] int32 ids. Computed in float32 (float64 if `eps` is), whatever the other dtypes.
+      [...] int32 ids, -1 where a log-probability is not a number. Computed in float32 (float64 if
+      `eps` is), whatever the other dtypes.
     """
     dtype = jnp.promote_types(eps.dtype, jnp.float32)
     codes_VC = normalise_codes(codes_VC.astype(dtype))
@@ -107,7 +108,10 @@ def noise_to_ids(
     y = eps.astype(dtype)
     slopes = jnp.zeros((solver.order, *y.shape), dtype)
     (y, _), _ = jax.lax.scan(step, (y, slopes), (grid[:-1], weights))
-    return jnp.argmax(posterior_logits(log_p, y, grid[-1], codes_VC), axis=-1).astype(jnp.int32)
+    posterior = posterior_logits(log_p, y, grid[-1], codes_VC)
+    # The arg max of what is not a number would be a code like any other.
+    ids = jnp.where(jnp.isnan(posterior).any(axis=-1), -1, jnp.argmax(posterior, axis=-1))
+    return ids.astype(jnp.int32)
 
 
 def nearest_ids(x: jax.Array, codes_VC: jax.Array) -> jax.Array:

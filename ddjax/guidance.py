@@ -53,7 +53,10 @@ class Guidance:
 
 
 def truncate(logits: jax.Array, guidance: Guidance) -> jax.Array:
-    """Log-probabilities [..., V], float32, after temperature, top-k, then top-p; -inf if cut."""
+    """Log-probabilities [..., V], float32, after temperature, top-k, then top-p; -inf if cut.
+
+    Logits that are NaN or +inf make their whole row NaN.
+    """
     logits = logits.astype(jnp.float32) / max(guidance.temperature, 1e-5)
     if 0 < guidance.top_k < logits.shape[-1]:
         kth = jax.lax.top_k(logits, guidance.top_k)[0][..., -1:]
@@ -62,8 +65,9 @@ def truncate(logits: jax.Array, guidance: Guidance) -> jax.Array:
         order = jnp.argsort(-logits, axis=-1, stable=True)
         p = jax.nn.softmax(jnp.take_along_axis(logits, order, axis=-1), axis=-1)
         before = jnp.cumsum(p, axis=-1) - p
-        # The token that crosses top_p stays; the first always does.
-        keep = (before <= guidance.top_p).at[..., 0].set(True)
+        # The token that crosses top_p stays; the first always does. So does all that is not a
+        # number: cut off, it would not be seen any more.
+        keep = (~(before > guidance.top_p)).at[..., 0].set(True)
         keep = jnp.take_along_axis(keep, jnp.argsort(order, axis=-1), axis=-1)
         logits = jnp.where(keep, logits, -jnp.inf)
     return jax.nn.log_softmax(logits, axis=-1)

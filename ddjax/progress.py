@@ -27,3 +27,8 @@ def bar(items: Iterable[T], name: str, total: int, done: int = 0) -> Iterator[T]
         dynamic_ncols=True,
         mininterval=0.2 if sys.stderr.isatty() else 20,
     )
+
+
+def line(text: str) -> None:
+    """Print a line above the bar."""
+    tqdm.tqdm.write(text, file=sys.stderr)

@@ -17,10 +17,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from ddjax import baselines, files, flow, keys, pairs, parts, pictures, trajectory, workdir
+from ddjax import baselines, files, flow, keys, parts, pictures, trajectory, workdir
 from ddjax.config import Config
 from ddjax.guidance import Guidance, Guided
 from ddjax.methods import Method
+from ddjax.pair_store import Store
 from ddjax.workdir import Stage
 
 # Images in a row of the picture.
@@ -162,7 +163,7 @@ def load_parts(config: Config, root: Path, methods: list[Method]) -> Parts:
     def model(stage: str) -> nnx.Module | None:
         return parts.load(config, root, stage) if stage in needed else None
 
-    pool = jnp.asarray(pairs.Store(root / "pairs").read()["ids"]) if "pairs" in needed else None
+    pool = jnp.asarray(Store(root / "pairs").read()["ids"]) if "pairs" in needed else None
     return Parts(parts.load(config, root, "tokenizer"), model("teacher"), model("distill"), pool)
 
 

@@ -58,6 +58,7 @@ def run(config: Config, stage: Stage) -> str:
         seed=config.seed,
         config=section.train,
         restore=config.restore,
+        profile=config.profile,
         pictures=lambda model, _: {
             "samples": pictures.tile(_draw(model, coder, labels, config.guidance), 10)
         },

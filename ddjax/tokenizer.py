@@ -74,6 +74,7 @@ def run(config: Config, stage: Stage) -> str:
         seed=config.seed,
         config=section.train,
         restore=config.restore,
+        profile=config.profile,
         pictures=reconstructions,
     )
     ids = encode(model, images["image"])

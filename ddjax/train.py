@@ -6,7 +6,6 @@ with the very same weights.
 """
 
 import functools
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,9 +17,10 @@ import numpy as np
 import optax
 from flax import nnx
 
-from ddjax import checkpoint, data, keys, monitor, progress, weights
+from ddjax import checkpoint, data, flops, keys, monitor, preemption, profiling, progress, weights
 from ddjax.config import Train
-from ddjax.errors import UserError
+from ddjax.health import Health
+from ddjax.throughput import Throughput
 
 # (model, frozen, batch, key) -> (loss, other scalars)
 Loss = Callable[[nnx.Module, Any, dict[str, jax.Array], jax.Array], tuple[jax.Array, dict]]
@@ -114,13 +114,15 @@ def train(
     seed: int,
     config: Train,
     restore: str = "latest",
+    profile: tuple[int, ...] = (),
     pictures: Pictures | None = None,
 ) -> nnx.Module:
     """Train a model, or continue, or read it if it is finished.
 
     Args:
       name: shown on the progress bar; names the streams of randomness.
-      directory: gets `model/` (the averaged weights, once finished), `checkpoints/`, `events/`.
+      directory: gets `model/` (the averaged weights, once finished), `checkpoints/`, `events/`,
+        `profile/`.
       kind: of `ddjax.models.MODELS`, for the model folder.
       init: makes the model that training starts from.
       loss: see `Loss`; must not change between calls, it is a static argument of the step.
@@ -129,6 +131,7 @@ def train(
       seed: of the order of the examples, of the initial weights and of the loss.
       config: hyper-parameters.
       restore: "latest" or "previous" checkpoint.
+      profile: the first step to trace, and the first no more; none if empty.
       pictures: for TensorBoard.
 
     Returns:
@@ -137,6 +140,7 @@ def train(
     Raises:
       UserError: a loss or gradient that is not finite (names step and metric; the last good
         checkpoint stays), or a damaged checkpoint.
+      Preempted: SIGTERM came; a checkpoint was saved.
     """
     if (directory / "model").exists():
         return weights.load(directory / "model")
@@ -144,60 +148,89 @@ def train(
     batches = data.batches(rows, config.batch, seed)
     iterator = iter(batches.to_iter_dataset(grain.ReadOptions(num_threads=1)))
     state = init_state(init(nnx.Rngs(keys.stream(seed, f"{name}.init"))), config)
+    state = _resume(state, iterator, checkpoints, restore)
+    step_fn = functools.partial(
+        train_step, frozen=frozen, key=keys.stream(seed, name), loss=loss, config=config
+    )
+    throughput = _throughput(step_fn, state, batches[0], config.batch)
+    events = monitor.writer(directory / "events")
+    health = Health(name, list(weights.flatten(state.model)), events)
+    trace = profiling.Trace(directory / "profile", profile)
+    try:
+        with preemption.deferred() as notice, trace:
+            state = _loop(
+                name, state, iterator, step_fn, config,
+                Hooks(checkpoints, events, health, throughput, trace, notice),
+                lambda model: pictures(model, frozen) if pictures else {},
+            )
+            weights.save(directory / "model", kind, state.ema)
+    finally:
+        checkpoints.close()
+        events.close()
+    return state.ema
+
+
+def _resume(
+    state: State,
+    iterator: grain.DatasetIterator,
+    checkpoints: checkpoint.Checkpoints,
+    restore: str,
+) -> State:
+    """The state of a checkpoint, to which it sets the iterator too; the given one without."""
     restored = checkpoints.restore(state, restore)
     if restored is not None:
         state, position = restored
         iterator.set_state(position)
-    events = monitor.writer(directory / "events")
-    try:
-        state = _loop(
-            name, state, iterator, checkpoints, events,
-            functools.partial(
-                train_step, frozen=frozen, key=keys.stream(seed, name), loss=loss, config=config
-            ),
-            config, lambda model: pictures(model, frozen) if pictures else {},
-        )
-    finally:
-        checkpoints.close()
-        events.close()
-    weights.save(directory / "model", kind, state.ema)
-    return state.ema
+    return state
+
+
+def _throughput(
+    step_fn: Callable, state: State, batch: dict[str, np.ndarray], size: int
+) -> Throughput:
+    operations = flops.count(lambda state, batch: step_fn(state, batch=batch), state, batch)
+    peak, _ = flops.peak(jax.devices()[0])
+    return Throughput(size, operations, jax.device_count() * peak)
+
+
+class Hooks(NamedTuple):
+    """What goes along with the loop."""
+
+    checkpoints: checkpoint.Checkpoints
+    events: Any
+    health: Health
+    throughput: Throughput
+    trace: profiling.Trace
+    notice: preemption.Notice
 
 
 def _loop(
     name: str,
     state: State,
     iterator: grain.DatasetIterator,
-    checkpoints: checkpoint.Checkpoints,
-    events: Any,
     step_fn: Callable,
     config: Train,
+    hooks: Hooks,
     pictures: Callable[[nnx.Module], dict[str, np.ndarray]],
 ) -> State:
-    names = list(weights.flatten(state.model))
-    begin = int(state.step)
+    begin, health, events = int(state.step), hooks.health, hooks.events
     bar = progress.bar(range(begin, config.steps), name, config.steps, begin)
-    rate = _Rate(config.batch)
-    pending = None
     for step in bar:
-        state, scalars = step_fn(state, batch=next(iterator))
-        # Read the previous step's scalars only now, while the device is busy with this one.
-        if pending is not None:
-            _check_finite(name, *pending, names)
-        pending = (step, scalars)
+        with hooks.trace.step(step, state):
+            state, scalars = step_fn(state, batch=hooks.throughput.wait_for(iterator))
+        health.put(step, scalars)
         done = step + 1
         if done % config.log_every == 0 or done == config.steps:
-            _check_finite(name, *pending, names)
-            values = {k: float(v) for k, v in scalars.items() if v.ndim == 0}
-            events.write_scalars(done, {**values, "images_per_second": rate(done)})
+            values = health.flush()
+            events.write_scalars(done, {**values, **hooks.throughput.report(done)})
             bar.set_postfix_str(f"loss {values['loss']:.4f}", refresh=False)
         if done % max(config.steps // PICTURES_IN_A_RUN, 1) == 0 and done < config.steps:
             _write_pictures(events, done, pictures(state.ema))
-        if done % config.checkpoint_every == 0 and done < config.steps:
-            _check_finite(name, *pending, names)  # a bad state must never become a checkpoint
-            checkpoints.save(done, state, iterator.get_state())
-    if pending is not None:
-        _check_finite(name, *pending, names)
+        preempted = hooks.notice.received
+        if done < config.steps and (preempted or done % config.checkpoint_every == 0):
+            health.flush()  # a bad state must never become a checkpoint
+            hooks.checkpoints.save(done, state, iterator.get_state())
+            if preempted:
+                raise preemption.Preempted
     _write_pictures(events, config.steps, pictures(state.ema))
     return state
 
@@ -205,27 +238,3 @@ def _loop(
 def _write_pictures(events: Any, step: int, images: dict[str, np.ndarray]) -> None:
     if images:
         events.write_images(step, {name: image[None] for name, image in images.items()})
-
-
-def _check_finite(name: str, step: int, scalars: dict[str, jax.Array], names: list[str]) -> None:
-    host = jax.device_get(scalars)
-    for metric, value in host.items():
-        if metric != "gradient_norms" and not np.isfinite(value):
-            bad = [n for n, x in zip(names, host["gradient_norms"], strict=True) if ~np.isfinite(x)]
-            where = f"; the gradient is not finite first at {bad[0]}" if bad else ""
-            raise UserError(
-                f"{name}: {metric} is {value} at step {step}{where}; the last good checkpoint is "
-                "kept. Lower the learning rate, or look at the data of that step"
-            )
-
-
-class _Rate:
-    """Images per second since the last call."""
-
-    def __init__(self, batch: int) -> None:
-        self._batch, self._time, self._step = batch, time.perf_counter(), None
-
-    def __call__(self, step: int) -> float:
-        now, before = time.perf_counter(), self._step
-        seconds, self._time, self._step = now - self._time, now, step
-        return 0.0 if before is None else (step - before) * self._batch / seconds

@@ -1,10 +1,11 @@
 """Wrong configs are refused before anything is computed, by the key and by what would be right."""
 
 import importlib
+import json
 
 import pytest
 
-from ddjax.config_file import from_dict
+from ddjax.config_file import from_dict, plain
 from ddjax.errors import UserError
 from tests import tiny
 
@@ -74,6 +75,7 @@ def test_the_tiny_config_is_right():
         ("distill.train.warmup", 13, r"distill\.train\.warmup: got 13, must be in 0\.\.steps"),
         ("teacher.train.steps", 0, r"teacher\.train\.steps: got 0, must be >= 1"),
         ("flow.order", 9, r"config\.flow\.order"),
+        ("profile", "110,100", r"config\.profile: got \(110, 100\), must be two rising"),
         ("restore", "best", r"config\.restore: got best, must be latest or previous"),
     ],
 )
@@ -101,6 +103,7 @@ def test_configs_are_right(file, size, groups):
     module = importlib.import_module(f"configs.{file}")
     config = from_dict(module.get_config(*([size] if size else [])).to_dict())
     assert config.groups.count == groups
+    assert from_dict(json.loads(json.dumps(plain(config)))) == config
 
 
 @pytest.mark.parametrize("file", ["llamagen", "var"])

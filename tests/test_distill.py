@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from ddjax import distill, pairs
+from ddjax import distill, pair_generation
 from ddjax.config_file import from_dict
 from ddjax.models import llamagen
 from ddjax.models.classifier import Classifier, ClassifierConfig
@@ -26,7 +26,7 @@ def setting(**weights):
         Classifier(ClassifierConfig(8, 1, 10, 4, 8), rngs=nnx.Rngs(2)),
     )
     index = jnp.arange(100, 104, dtype=jnp.int32)
-    batch = {"index": index, "condition": pairs.labels_of(index, 10),
+    batch = {"index": index, "condition": pair_generation.labels_of(index, 10),
              "ids": jax.random.randint(jax.random.key(3), (4, 16), 0, 16)}
     return config, student, frozen, batch
 
@@ -50,7 +50,7 @@ def test_loss_by_hand():
         f.tokenizer.decode(a), f.tokenizer.decode(b)))
     k = np.array([0, 5])[np.asarray(jax.random.randint(key, (4,), 0, 2))]
     assert set(k) == {0, 5}
-    eps = np.asarray(pairs.noise_of(8, batch["index"], 16, 4))
+    eps = np.asarray(pair_generation.noise_of(8, batch["index"], 16, 4))
     codes = np.asarray(frozen.tokenizer.codebook)
     nll, distances, equal = [], [], []
     for b in range(4):

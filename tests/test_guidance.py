@@ -54,6 +54,15 @@ def test_top_p_keeps_the_token_that_crosses_and_always_the_first():
     np.testing.assert_array_equal(kept, [[True, False, False]])
 
 
+@pytest.mark.parametrize("bad", [np.nan, -np.nan, np.inf])
+@pytest.mark.parametrize("guidance", [Guidance(), Guidance(top_k=2), Guidance(top_p=0.5),
+                                      Guidance(top_k=2, top_p=0.5)])
+def test_what_is_not_a_number_is_never_cut_off(bad, guidance):
+    rows = jnp.array([[1.0, 3.0, bad, 2.0, 0.0], [1.0, 3.0, 4.0, 2.0, 0.0]])
+    found = np.asarray(truncate(rows, guidance))
+    assert np.isnan(found[0]).any() and not np.isnan(found[1]).any()
+
+
 @pytest.mark.parametrize(
     ("guidance", "strength"),
     [

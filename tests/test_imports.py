@@ -7,7 +7,7 @@ ROOT = Path(__file__).parent.parent / "ddjax"
 
 # Lower may not import higher.
 RANKS = [
-    ["errors", "groups", "flops"],
+    ["errors", "groups", "flops", "preemption", "profiling", "throughput"],
     ["flow", "models.condition", "models.layers", "files"],
     ["guidance", "models.llamagen", "models.vq", "models.multiscale"],
     ["models.classifier", "models.lpips", "models.patch_vq", "models.multiscale_vq",
@@ -15,12 +15,12 @@ RANKS = [
     ["models.var_trunk"],
     ["models.var"],
     ["models"],
-    ["config", "baselines"],
+    ["config", "baselines", "pair_store"],
     ["config_checks", "weights"],
     ["config_file", "parts"],
     ["workdir"],
     ["cli", "monitor", "progress", "data", "pictures"],
-    ["checkpoint"],
+    ["checkpoint", "health", "pair_generation"],
     ["train"],
     ["classify", "pairs", "tokenizer"],
     ["sample", "teacher"],
@@ -65,7 +65,8 @@ def test_imports_run_one_way():
 
 
 def test_the_method_knows_no_model_family():
-    method = {"flow", "guidance", "trajectory", "baselines", "sample", "distill", "pairs"}
+    method = {"flow", "guidance", "trajectory", "baselines", "sample", "distill", "pairs",
+              "pair_generation", "pair_store"}
     for name, path in modules():
         if name in method:
             families = [o for o in imported(path) if o.startswith("models.")]

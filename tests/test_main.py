@@ -199,26 +199,25 @@ def wait_for(process, path, seconds=200):
     return path.exists()
 
 
-def test_killed_again_and_again_it_ends_the_same(finished, folder):
-    """SIGKILL in the middle of each stage; losses and weights are those of the quiet run."""
+def test_stopped_again_and_again_it_ends_the_same(finished, folder):
+    """SIGKILL or SIGTERM in every stage; losses and weights are those of the quiet run."""
     whole, _ = finished
-    root = folder / "killed"
-    targets = (
-        root / "tokenizer" / "checkpoints" / "4",
-        root / "teacher" / "checkpoints" / "8",
-        root / "pairs" / "pairs-00000.array_record",
-        root / "distill" / "checkpoints" / "4",
-        root / "distill" / "checkpoints" / "8",
-        root / "evaluate" / "settings.json",
-    )
-    kills = 0
-    for target in targets:
+    root = folder / "stopped"
+    kill, terminate = signal.SIGKILL, signal.SIGTERM
+    for number, target in (
+        (kill, "tokenizer/checkpoints/4"),
+        (terminate, "teacher/checkpoints/4"),
+        (terminate, "pairs/pairs-00000.array_record"),
+        (kill, "distill/checkpoints/4"),
+        (terminate, "distill/checkpoints/8"),
+        (terminate, "evaluate/settings.json"),
+    ):
         process = start(root)
-        assert wait_for(process, target), process.communicate()[0]
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-        kills += process.returncode == -signal.SIGKILL
-    assert kills == len(targets)
+        assert wait_for(process, root / target), process.communicate()[0]
+        process.send_signal(number)
+        output, _ = process.communicate()
+        assert process.returncode == (143 if number == terminate else -kill), output
+        assert ("stopped by SIGTERM" in output) == (number == terminate)
     code, output = run(root)
     assert code == 0, output
     for stage in MODELS:
@@ -303,10 +302,14 @@ def test_a_damaged_shard_stops_the_next_stage_and_is_made_anew(finished, folder)
     code, output = run(root, "--config.stages=distill")
     assert code == 1
     assert "pairs-00001.array_record is damaged" in output and "Traceback" not in output
-    shard.unlink()
-    (root / "pairs" / "finished.json").unlink()
-    code, output = run(root, "--config.stages=pairs")
-    assert code == 0 and "1 of them made now" in output
+    command = f"python -m ddjax.pairs repair {root}"
+    assert command in output
+    repaired = subprocess.run(
+        [sys.executable, *command.split()[1:]], cwd=ROOT, text=True, capture_output=True,
+        env=environment(folder / "cache"),
+    )
+    assert repaired.returncode == 0, repaired.stderr
+    assert "put right: pairs-00001.array_record;" in repaired.stdout
     assert shard.read_bytes() == (whole / "pairs" / shard.name).read_bytes()
 
 

@@ -1,17 +1,24 @@
 """The pair store: what is in a shard, restarts, damage; and the noise that is never stored."""
 
+import dataclasses
 import hashlib
+import shutil
+import signal
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ddjax import keys, pairs
+from ddjax import files, keys, pair_generation, pairs, preemption, weights, workdir
+from ddjax.config_file import from_dict
 from ddjax.errors import UserError
+from ddjax.pair_store import Store
+from tests import tiny
 from tests.test_storage import flip_byte
 
-ABOUT = {"teacher": "abc", "settings": {"seed": 3}, "count": 25, "length": 6}
+ABOUT = {"teacher": "abc", "settings": {"seed": 3}, "count": 25, "per_shard": 10, "length": 6}
 
 
 def rows(first, stop):
@@ -20,8 +27,8 @@ def rows(first, stop):
 
 
 def fill(directory):
-    store = pairs.Store(directory)
-    store.create(ABOUT)
+    store = Store(directory)
+    store.create(ABOUT, {})
     store.write("pairs-00001.array_record", *rows(10, 20))  # in any order
     store.write("pairs-00000.array_record", *rows(0, 10))
     store.write("pairs-00002.array_record", *rows(20, 25))
@@ -42,12 +49,12 @@ def test_files_are_the_same_bytes_every_time(tmp_path):
         fill(tmp_path / name)
         digests.append([hashlib.sha256(p.read_bytes()).hexdigest()
                         for p in sorted((tmp_path / name).iterdir())])
-    assert digests[0] == digests[1] and len(digests[0]) == 4
+    assert digests[0] == digests[1] and len(digests[0]) == 5
 
 
 def test_a_llamagen_pair_takes_at_most_600_bytes(tmp_path):
-    store = pairs.Store(tmp_path)
-    store.create({**ABOUT, "length": 256})
+    store = Store(tmp_path)
+    store.create({**ABOUT, "length": 256}, {})
     ids = np.random.default_rng(0).integers(0, 16384, size=(10_000, 256))
     store.write("pairs-00000.array_record", np.zeros(10_000), ids)
     assert (tmp_path / "pairs-00000.array_record").stat().st_size <= 600 * 10_000
@@ -61,57 +68,217 @@ def test_a_damaged_shard_is_named(tmp_path, damage):
         flip_byte(path, 700)
     else:
         path.write_bytes(path.read_bytes()[:-10])
-    for use in (store.read, lambda: store.create(ABOUT)):
-        with pytest.raises(UserError, match=r"pairs-00001\.array_record is damaged; remove"):
+    message = (r"pairs-00001\.array_record is damaged; make just these anew with: "
+               rf"python -m ddjax\.pairs repair {tmp_path.parent}$")
+    for use in (store.read, store.verify, lambda: store.create(ABOUT, {})):
+        with pytest.raises(UserError, match=message):
             use()
 
 
-def test_a_missing_shard_is_named_and_can_be_made_anew(tmp_path):
+@pytest.mark.parametrize(("found", "flipped"), [('"count": 25', '"count": 24'), ("abc", "abd")])
+def test_a_damaged_manifest_is_named(tmp_path, found, flipped):
     store = fill(tmp_path)
-    (tmp_path / "pairs-00001.array_record").unlink()
+    manifest = tmp_path / "manifest.json"
+    text = manifest.read_text()
+    assert text.count(found) == 1
+    manifest.write_text(text.replace(found, flipped))
+    with pytest.raises(UserError, match=r"manifest\.json is damaged: .*move .* aside and run the"):
+        store.read()
+
+
+def test_everything_wrong_is_named_at_once(tmp_path):
+    store = fill(tmp_path)
+    (tmp_path / "pairs-00000.array_record").unlink()
+    flip_byte(tmp_path / "pairs-00001.array_record", 700)
+    (tmp_path / "pairs-00007.array_record").write_bytes(b"")
+    with pytest.raises(UserError, match=r"pairs-00000\.array_record is missing; .*"
+                                        r"pairs-00001\.array_record is damaged; .*"
+                                        r"pairs-00007\.array_record is not in the manifest; make"):
+        store.verify()
+
+
+def test_a_missing_shard_is_named_and_can_be_put_back(tmp_path):
+    store = fill(tmp_path)
+    path = tmp_path / "pairs-00001.array_record"
+    before = path.read_bytes()
+    path.unlink()
     with pytest.raises(UserError, match=r"pairs-00001\.array_record is missing; "):
         store.read()
-    assert store.create(ABOUT) == {"pairs-00000.array_record", "pairs-00002.array_record"}
-    store.write("pairs-00001.array_record", *rows(10, 20))
+    store.create(ABOUT, {})
+    assert store.problems() == {path.name: "is missing"}
+    store.write(path.name, *rows(10, 20))
+    assert path.read_bytes() == before
     assert len(store.read()["ids"]) == 25
+
+
+def test_only_the_very_same_shard_is_put_back(tmp_path):
+    """As if another device computed other ids: refused, and all stays as it was."""
+    store = fill(tmp_path)
+    flip_byte(tmp_path / "pairs-00001.array_record", 700)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    condition, ids = rows(10, 20)
+    ids[3, 2] ^= 1
+    with pytest.raises(UserError, match=r"pairs-00001\.array_record: this device makes other"):
+        store.write("pairs-00001.array_record", condition, ids)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_other_settings_are_refused(tmp_path):
     fill(tmp_path)
-    assert len(pairs.Store(tmp_path).create(ABOUT)) == 3
+    Store(tmp_path).create(ABOUT, {})
     with pytest.raises(UserError, match="another teacher"):
-        pairs.Store(tmp_path).create({**ABOUT, "teacher": "xyz"})
+        Store(tmp_path).create({**ABOUT, "teacher": "xyz"}, {})
 
 
 def test_an_incomplete_store_is_refused(tmp_path):
-    store = pairs.Store(tmp_path)
+    store = Store(tmp_path)
     with pytest.raises(UserError, match=r"manifest\.json is missing; run the stage pairs"):
         store.read()
-    store.create(ABOUT)
+    store.create(ABOUT, {})
     store.write("pairs-00000.array_record", *rows(0, 10))
-    with pytest.raises(UserError, match="holds 10 of 25 pairs"):
+    with pytest.raises(UserError, match=r"pairs-00001.* is missing; .*pairs-00002.* is missing"):
         store.read()
+
+
+def arrays_of(template):
+    """Random arrays for a model, without the compiling that its own start takes."""
+    rng = np.random.default_rng(0)
+    return {name: 0.3 * rng.normal(size=leaf.shape).astype(leaf.dtype)
+            for name, leaf in weights.flatten(template).items()}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A workdir of pairs, and its config."""
+    tree, root = tiny.get_config().to_dict(), tmp_path_factory.mktemp("run")
+    for name in ("tokenizer", "teacher"):
+        tree[name]["weights"] = str(root / "weights" / name)
+    config = from_dict(tree)
+    for section in (config.tokenizer, config.teacher):
+        template = weights.template(section.kind, section.model)
+        model = weights.fill(template, arrays_of(template), "random")
+        weights.save(Path(section.weights), section.kind, model)
+    pairs.run(config, workdir.Stage(root, "pairs", {}))
+    return config, root
+
+
+def copied(made, to):
+    shutil.copytree(made[1], to)
+    return to / "pairs"
+
+
+def test_repair_makes_just_the_wrong_shards_anew_and_keeps_what_was_there(made, tmp_path):
+    folder = copied(made, tmp_path / "run")
+    whole = {path.name: path.read_bytes() for path in folder.iterdir()}
+    untouched = (folder / "pairs-00000.array_record").stat().st_mtime_ns
+    flip_byte(folder / "pairs-00001.array_record", 300)
+    damaged = (folder / "pairs-00001.array_record").read_bytes()
+    (folder / "pairs-00002.array_record").unlink()
+    (folder / "pairs-00003.array_record").write_bytes(b"strange")
+    done = pairs.repair(folder.parent)
+    assert done.endswith("put right: pairs-00001.array_record, pairs-00002.array_record, "
+                         "pairs-00003.array_record; what was there is kept beside")
+    assert "3 shards, all as the manifest has them" in pairs.verify(folder.parent)
+    kept = {"pairs-00001.array_record.damaged-1": damaged,
+            "pairs-00003.array_record.damaged-1": b"strange"}
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == whole | kept
+    assert (folder / "pairs-00000.array_record").stat().st_mtime_ns == untouched
+    assert pairs.repair(folder.parent).endswith("nothing to repair")
+
+
+def test_a_shard_that_the_manifest_does_not_know_yet_is_made_again(made, tmp_path, monkeypatch):
+    """A kill between the two renames: the shard is there, its digest is not."""
+
+    def killed(path, value):
+        if len(value.get("shards", ())) == 3:
+            raise KeyboardInterrupt
+        write_json(path, value)
+
+    write_json = files.write_json
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(files, "write_json", killed)
+        pairs.run(made[0], workdir.Stage(tmp_path, "pairs", {}))
+    with pytest.raises(UserError, match=r"pairs-00002\.array_record is not in the manifest"):
+        pairs.verify(tmp_path)
+    pairs.run(made[0], workdir.Stage(tmp_path, "pairs", {}))
+    here, there = ({path.name: path.read_bytes() for path in (root / "pairs").iterdir()}
+                   for root in (tmp_path, made[1]))
+    assert here == there
+
+
+def poisoned(config, root, table, row):
+    """The config with a teacher of which a row of an embedding is not a number."""
+    kind, sizes, arrays = weights.read(config.teacher.weights)
+    arrays[table][row] = np.nan
+    weights.write(root / "poisoned", kind, sizes, arrays, arrays.values())
+    section = dataclasses.replace(config.teacher, weights=str(root / "poisoned"))
+    return dataclasses.replace(config, teacher=section)
+
+
+@pytest.mark.parametrize("table", ["trunk/condition/embed/embedding", "token_embed/embedding"])
+def test_a_log_probability_that_is_not_finite_is_named(made, tmp_path, table):
+    """Class 9 is first met at pair 9, a code is read for the token behind it."""
+    row, pair, token = 9, 9, 0
+    if table.startswith("token"):
+        ids = Store(made[1] / "pairs").read()["ids"]
+        row, place = ids[0, 7], list(ids[0]).index(ids[0, 7])
+        pair, token = 0, place + 1
+    message = (rf"pairs: a log-probability is not finite in batch {pair // 8} of "
+               rf"pairs-00000\.array_record, at pair {pair}, token {token}; ")
+    with pytest.raises(UserError, match=message):
+        pairs.run(poisoned(made[0], tmp_path, table, row), workdir.Stage(tmp_path, "pairs", {}))
+    assert not list((tmp_path / "pairs").glob("*.array_record"))
+
+
+def test_sigterm_ends_the_stage_and_keeps_whole_shards(made, tmp_path, monkeypatch):
+    write = Store.write
+
+    def interrupted(store, name, *rows):
+        write(store, name, *rows)
+        if name == "pairs-00001.array_record":
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(Store, "write", interrupted)
+    preemption.watch()
+    with pytest.raises(preemption.Preempted):
+        pairs.run(made[0], workdir.Stage(tmp_path, "pairs", {}))
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL  # a second one ends the process
+    done = pairs.run(made[0], workdir.Stage(tmp_path, "pairs", {}))
+    assert done == "48 pairs in 3 shards, 1 of them made now"
+    for path in (made[1] / "pairs").iterdir():
+        assert (tmp_path / "pairs" / path.name).read_bytes() == path.read_bytes()
+
+
+def test_a_store_that_does_not_say_how_it_was_made_cannot_be_repaired(made, tmp_path):
+    folder = copied(made, tmp_path / "run")
+    assert from_dict(Store(folder).config()) == made[0]
+    (folder / "config.json").unlink()
+    with pytest.raises(UserError, match=r"config\.json is missing; copy it from a store"):
+        pairs.repair(folder.parent)
+    with pytest.raises(UserError, match=r"mend: unknown command; known are verify, repair"):
+        pairs.main("mend", str(folder.parent))
 
 
 def test_noise_goes_by_its_index_alone():
     """Row i is the same in any batch, and no two rows or purposes share noise."""
-    whole = pairs.noise_of(0, jnp.arange(6), 4, 3)
+    whole = pair_generation.noise_of(0, jnp.arange(6), 4, 3)
     some = jnp.array([5, 2])
-    np.testing.assert_array_equal(pairs.noise_of(0, some, 4, 3), whole[some])
-    jitted = jax.jit(pairs.noise_of, static_argnums=(0, 2, 3))(0, jnp.arange(6), 4, 3)
+    np.testing.assert_array_equal(pair_generation.noise_of(0, some, 4, 3), whole[some])
+    jitted = jax.jit(pair_generation.noise_of, static_argnums=(0, 2, 3))(0, jnp.arange(6), 4, 3)
     np.testing.assert_array_equal(jitted, whole)
     other = keys.noise(keys.stream(0, "sample"), jnp.arange(6), 4, 3)
     values = np.concatenate([np.asarray(whole).ravel(), np.asarray(other).ravel(),
-                             np.asarray(pairs.noise_of(1, jnp.arange(6), 4, 3)).ravel()])
+                             np.asarray(pair_generation.noise_of(1, jnp.arange(6), 4, 3)).ravel()])
     assert len(np.unique(values)) == len(values)
 
 
 def test_noise_is_standard_normal():
     import scipy.stats
 
-    values = np.asarray(pairs.noise_of(0, jnp.arange(2000), 16, 4)).ravel()
+    values = np.asarray(pair_generation.noise_of(0, jnp.arange(2000), 16, 4)).ravel()
     assert scipy.stats.kstest(values, "norm").pvalue > 1e-3
 
 
 def test_labels_take_turns():
-    np.testing.assert_array_equal(pairs.labels_of(jnp.arange(7), 3), [0, 1, 2, 0, 1, 2, 0])
+    labels = pair_generation.labels_of(jnp.arange(7), 3)
+    np.testing.assert_array_equal(labels, [0, 1, 2, 0, 1, 2, 0])

@@ -1,6 +1,10 @@
 """The training loop: continues bit-equal, stops at numbers that are not finite."""
 
 import functools
+import gzip
+import json
+import signal
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +15,7 @@ from flax import nnx
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.util import tensor_util
 
-from ddjax import data, keys, train
+from ddjax import data, flops, health, keys, preemption, throughput, train
 from ddjax.config import Train
 from ddjax.errors import UserError
 from ddjax.models import classifier
@@ -32,23 +36,26 @@ def loss(model, frozen, batch, key):
     return nll.mean() * frozen, {"largest": nll.max()}
 
 
-def run(directory, loss_fn=loss, config=CONFIG, restore="latest", pictures=None):
+def run(directory, loss_fn=loss, config=CONFIG, **options):
     return train.train(
         name="test", directory=directory, kind="classifier",
         init=lambda rngs: classifier.Classifier(SIZES, rngs=rngs), loss=loss_fn,
-        frozen=jnp.float32(1), rows=SOURCE, seed=1, config=config, restore=restore,
-        pictures=pictures,
+        frozen=jnp.float32(1), rows=SOURCE, seed=1, config=config, **options,
     )
 
 
-def losses(directory):
+def events(directory, tag):
     """{step: values}: a step done twice has two."""
     events = EventAccumulator(str(directory / "events"), size_guidance={"tensors": 0})
     events.Reload()
     found = {}
-    for event in events.Tensors("loss"):
+    for event in events.Tensors(tag):
         found.setdefault(event.step, []).append(float(tensor_util.make_ndarray(event.tensor_proto)))
     return found
+
+
+def losses(directory):
+    return events(directory, "loss")
 
 
 class Interrupted(Exception):
@@ -124,6 +131,110 @@ def test_a_gradient_that_is_not_finite_names_the_parameter(tmp_path):
 
     with pytest.raises(UserError, match=r"gradient_norm is nan at step 0; .*first at conv2/kernel"):
         run(tmp_path, loss_fn=bad)
+
+
+def terminate_at(step):
+    """A picture hook, which comes after every step, that sends SIGTERM after one of them."""
+    calls = []
+
+    def terminate(model, frozen):
+        calls.append(1)
+        if len(calls) == step:
+            signal.raise_signal(signal.SIGTERM)
+        return {}
+
+    return terminate
+
+
+@pytest.mark.parametrize("stop_at", [1, 5])
+def test_sigterm_saves_a_checkpoint_and_goes_on_bit_equal(tmp_path, stop_at):
+    whole = run(tmp_path / "whole")
+    with pytest.raises(preemption.Preempted):
+        run(tmp_path / "parts", pictures=terminate_at(stop_at))
+    saved = {int(path.name) for path in (tmp_path / "parts" / "checkpoints").iterdir()}
+    assert stop_at <= max(saved) <= stop_at + 3
+    assert sorted(losses(tmp_path / "parts")) == list(range(1, max(saved) + 1))
+    assert_trees_equal(run(tmp_path / "parts"), whole)
+    steps = losses(tmp_path / "parts")
+    assert steps == losses(tmp_path / "whole")  # no step was done twice
+
+
+def test_sigterm_after_the_last_step_keeps_the_model(tmp_path):
+    with pytest.raises(preemption.Preempted):
+        run(tmp_path, pictures=terminate_at(10))
+    assert (tmp_path / "model").exists()
+
+
+def test_a_save_that_was_cut_off_is_passed_over(tmp_path):
+    """What a SIGKILL amid a save leaves: a folder without its final name, half full."""
+    whole = run(tmp_path / "whole")
+    with pytest.raises(preemption.Preempted):
+        run(tmp_path / "parts", pictures=terminate_at(5))
+    checkpoints = tmp_path / "parts" / "checkpoints"
+    (checkpoints / "5").rename(checkpoints / "5.orbax-checkpoint-tmp")
+    for path in (checkpoints / "5.orbax-checkpoint-tmp" / "arrays").glob("*"):
+        if path.is_file():
+            path.unlink()
+    assert_trees_equal(run(tmp_path / "parts"), whole)
+    assert sorted(losses(tmp_path / "parts")) == list(range(1, 11))
+    assert len(losses(tmp_path / "parts")[4]) == 2  # from 3 on again
+
+
+def test_a_spike_of_the_gradient_is_told():
+    """Above 10 times the median of the last 100 norms, once there are 20."""
+    written = []
+    watched = health.Health("test", ["w"], mock.Mock(
+        write_scalars=lambda step, scalars: written.append((step, scalars))
+    ))
+    norms = [50.0] + [1.0] * 18 + [40.0] + [10.0, 10.1] + [2.0] * 101 + [20.1]
+    for step, norm in enumerate(norms):
+        scalars = {"loss": 0.0, "gradient_norm": norm, "gradient_norms": np.array([norm])}
+        watched.put(step, scalars)
+    assert watched.flush() == {"loss": 0.0, "gradient_norm": 20.1}
+    assert written == [(22, {"gradient_norm_spike": 10.1}), (124, {"gradient_norm_spike": 20.1})]
+
+
+def test_spikes_of_a_run_are_events_and_lines(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(health, "SPIKE", 0.0)
+    monkeypatch.setattr(health, "ENOUGH", 8)
+    run(tmp_path)
+    norms, spikes = (events(tmp_path, f"gradient_norm{end}") for end in ("", "_spike"))
+    assert spikes == {step: norms[step] for step in (9, 10)}
+    assert "test: gradient norm" in capsys.readouterr().err
+
+
+def test_throughput(monkeypatch):
+    clock = iter([0.0, 100.0, 107.0, 110.0, 111.0, 120.0])
+    monkeypatch.setattr(throughput.time, "perf_counter", lambda: next(clock))
+    measured = throughput.Throughput(batch=6, flops=30.0, peak=12.0)
+    assert measured.report(4) == {}
+    assert measured.wait_for(iter("a")) == "a"
+    assert measured.wait_for(iter("b")) == "b"
+    assert measured.report(9) == pytest.approx({
+        "seconds_per_step": 24.0, "data_wait_per_step": 8 / 5, "images_per_second": 0.25,
+        "model_flop_utilisation": 30 / 24 / 12,
+    })
+
+
+def test_utilisation_counts_the_operations_of_the_loss_and_its_gradient(tmp_path):
+    run(tmp_path)
+    found = [events(tmp_path, tag) for tag in ("model_flop_utilisation", "seconds_per_step")]
+    assert [sorted(steps) for steps in found] == [list(range(2, 11))] * 2
+    model = classifier.Classifier(SIZES, rngs=nnx.Rngs(0))
+    batch = {name: array[:4] for name, array in SOURCE.items()}
+    grad = jax.grad(lambda model: loss(model, 1.0, batch, jax.random.key(0))[0])
+    wanted = flops.count(grad, model) / flops.peak(jax.devices()[0])[0]
+    for step in range(2, 11):
+        np.testing.assert_allclose(found[0][step][0] * found[1][step][0], wanted, rtol=1e-5)
+
+
+def test_the_steps_asked_for_are_traced(tmp_path):
+    run(tmp_path, profile=(4, 7))
+    (trace,) = (tmp_path / "profile").rglob("*.trace.json.gz")
+    content = json.loads(gzip.decompress(trace.read_bytes()))
+    steps = {int(event["args"]["step_num"]) for event in content["traceEvents"]
+             if event.get("name") == "train"}
+    assert steps == {4, 5, 6}
 
 
 def test_one_step_by_hand():

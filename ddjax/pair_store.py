@@ -1,0 +1,196 @@
+"""The store of pairs: shards of (condition, ids), and the manifest that vouches for them.
+
+A LlamaGen pair is 516 bytes (584 in shards of 10,000) instead of 8.7 kB, since its noise is drawn
+from a counter-based key and never stored. A shard has its final name only when it is whole, and the
+manifest its SHA-256. Nothing is overwritten: what is wrong is kept beside under another name.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import grain
+import numpy as np
+from array_record.python import array_record_module
+
+from ddjax import files
+from ddjax.errors import UserError
+
+MISSING, UNKNOWN, DAMAGED = "is missing", "is not in the manifest", "is damaged"
+
+
+class Store:
+    """The shards of one folder, `manifest.json`, and `config.json`: how they were made."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self._manifest = directory / "manifest.json"
+
+    def manifest(self) -> dict[str, Any]:
+        """What the store holds.
+
+        Raises:
+          UserError: there is none, or it is damaged: it vouches for itself as for the shards.
+        """
+        found = files.read_json(self._manifest)
+        if found is None:
+            raise UserError(f"{self._manifest} is missing; run the stage pairs")
+        if not isinstance(found, dict) or found.pop("sha256", None) != _content_digest(found):
+            raise UserError(
+                f"{self._manifest} is damaged: it does not have its digest; move "
+                f"{self.directory} aside and run the stage pairs again"
+            )
+        return found
+
+    def _write_manifest(self, content: dict[str, Any]) -> None:
+        files.write_json(self._manifest, {**content, "sha256": _content_digest(content)})
+
+    def config(self) -> dict[str, Any]:
+        """The config that the pairs were made with, as `ddjax.config_file.from_dict` reads it.
+
+        Raises:
+          UserError: there is none, or it is not readable.
+        """
+        found = files.read_json(self.directory / "config.json")
+        if found is None:
+            raise UserError(
+                f"{self.directory / 'config.json'} is missing; copy it from a store that was made "
+                "with the same config"
+            )
+        return found
+
+    def shards(self) -> dict[str, range]:
+        """All shards of a whole store: the indices of the pairs by the name of the file."""
+        manifest = self.manifest()
+        count, size = manifest["count"], manifest["per_shard"]
+        return {
+            f"pairs-{start // size:05d}.array_record": range(start, min(start + size, count))
+            for start in range(0, count, size)
+        }
+
+    def create(self, about: dict[str, Any], config: dict[str, Any]) -> None:
+        """Begin a store, or check that the one that is there can be continued.
+
+        Args:
+          about: what the pairs are made with; "count", "per_shard" and "length" are among it.
+          config: the whole config, so that a shard can be made anew from the store alone.
+
+        Raises:
+          UserError: as `check`, or a damaged shard.
+        """
+        if self._manifest.exists():
+            self.check(about)
+            self.verify(ignore=(MISSING, UNKNOWN))
+            return
+        self.directory.mkdir(parents=True, exist_ok=True)
+        files.write_json(self.directory / "config.json", config)
+        self._write_manifest({**about, "shards": {}})
+
+    def check(self, about: dict[str, Any]) -> None:
+        """Compare what pairs would be made with now to what these were made with.
+
+        Raises:
+          UserError: another teacher or other settings.
+        """
+        there = self.manifest()
+        other = [key for key, value in about.items() if there.get(key) != value]
+        if other:
+            raise UserError(
+                f"{self.directory} holds pairs of another {' and '.join(other)}; use another "
+                "--workdir"
+            )
+
+    def problems(self) -> dict[str, str]:
+        """What is wrong with which file: MISSING, UNKNOWN or DAMAGED by its name."""
+        known = self.manifest()["shards"]
+        there = {path.name: path for path in self.directory.glob("*.array_record")}
+        found = dict.fromkeys(self.shards().keys() - there.keys(), MISSING)
+        for name, path in there.items():
+            if name not in known:
+                found[name] = UNKNOWN
+            elif _file_digest(path) != known[name]:
+                found[name] = DAMAGED
+        return dict(sorted(found.items()))
+
+    def verify(self, ignore: tuple[str, ...] = ()) -> None:
+        """Refuse a store that is not whole, but for problems to be ignored.
+
+        Raises:
+          UserError: names every shard that is missing, damaged or not in the manifest.
+        """
+        problems = [
+            f"{self.directory / name} {problem}"
+            for name, problem in self.problems().items() if problem not in ignore
+        ]
+        if problems:
+            raise UserError(
+                f"{'; '.join(problems)}; make just these anew with: "
+                f"python -m ddjax.pairs repair {self.directory.parent}"
+            )
+
+    def write(self, name: str, condition_N: np.ndarray, ids_NL: np.ndarray) -> None:
+        """Add a whole shard, or put back one that the manifest knows.
+
+        Other content under its name is kept beside, as NAME.damaged-1.
+
+        Raises:
+          UserError: it is not the very shard that the manifest knows; nothing is changed.
+        """
+        path = self.directory / name
+        manifest = self.manifest()
+        with files.atomic(path) as temporary:
+            _write_records(temporary, condition_N, ids_NL)
+            digest = _file_digest(temporary)
+            if manifest["shards"].setdefault(name, digest) != digest:
+                raise UserError(
+                    f"{path}: this device makes other pairs than the manifest vouches for (SHA-256 "
+                    f"{digest[:12]}..., not {manifest['shards'][name][:12]}...), so nothing was "
+                    "changed; repair it on the kind of device that it was made on, or make all "
+                    "pairs anew in another workdir"
+                )
+            if path.exists() and _file_digest(path) != digest:
+                files.keep_aside(path)
+        manifest["shards"] = dict(sorted(manifest["shards"].items()))
+        self._write_manifest(manifest)
+
+    def read(self) -> dict[str, np.ndarray]:
+        """All pairs: {"index": int32 [N], "condition": int32 [N], "ids": uint16 [N, L]}.
+
+        Raises:
+          UserError: a shard is missing or damaged.
+        """
+        self.verify(ignore=(UNKNOWN,))
+        manifest = self.manifest()
+        source = grain.sources.ArrayRecordDataSource(
+            [str(self.directory / name) for name in self.shards()]
+        )
+        content = b"".join(source.__getitems__(range(manifest["count"])))
+        records = np.frombuffer(content, _record(manifest["length"]))
+        return {
+            "index": np.arange(len(records), dtype=np.int32),
+            "condition": records["condition"].copy(),
+            "ids": records["ids"].copy(),
+        }
+
+
+def _write_records(path: Path, condition_N: np.ndarray, ids_NL: np.ndarray) -> None:
+    records = np.zeros(len(ids_NL), _record(ids_NL.shape[1]))
+    records["condition"], records["ids"] = condition_N, ids_NL
+    writer = array_record_module.ArrayRecordWriter(str(path), "group_size:1,uncompressed")
+    for record in records:
+        writer.write(record.tobytes())
+    writer.close()
+
+
+def _record(length: int) -> np.dtype:
+    return np.dtype([("condition", "<i4"), ("ids", "<u2", (length,))])
+
+
+def _content_digest(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _file_digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
