@@ -172,6 +172,18 @@ class Sample:
 
 
 @dataclasses.dataclass(frozen=True)
+class Mesh:
+    """How the devices share the work: `fsdp` of them hold one copy of what is trained.
+
+    Parameters, their average and the optimizer's state are cut into `fsdp` parts; there are
+    devices / fsdp such copies, and every device has its share of the batch. So far `ddjax.plan`
+    alone reads it.
+    """
+
+    fsdp: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
 class Config:
     """Everything a run needs; see the classes of the fields.
 
@@ -194,6 +206,7 @@ class Config:
     distill: Distill
     evaluate: Evaluate
     sample: Sample
+    mesh: Mesh = Mesh()
     restore: str = "latest"
     profile: tuple[int, ...] = ()
 

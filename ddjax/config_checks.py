@@ -24,6 +24,7 @@ def check(c: Config) -> None:
     _require(c.restore in ("latest", "previous"), "restore", c.restore, "latest or previous")
     ok = not c.profile or (len(c.profile) == 2 and 0 <= c.profile[0] < c.profile[1])
     _require(ok, "profile", c.profile, "two rising step numbers, such as 100,110")
+    _require(c.mesh.fsdp >= 1, "mesh.fsdp", c.mesh.fsdp, ">= 1")
     _check_models(c)
     _check_guidance(c)
     _check_student(c)

@@ -9,48 +9,68 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-# Dense bfloat16 products a second by the makers' data sheets; the key is in JAX's device kind.
-PEAKS = {
-    "H100": 989e12, "H200": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12,
-    "TPU v4": 275e12, "TPU v5 lite": 197e12, "TPU v5": 459e12, "TPU v6 lite": 918e12,
-}
+from ddjax.devices import DEVICES
 
 
 def count(function: Callable, *args: Any) -> float:
-    """Operations in the matrix products and convolutions of one call; the rest is small beside it.
+    """Operations in the matrix products and convolutions of one call; see `operations`."""
+    return operations(jax.make_jaxpr(function)(*args).jaxpr)
+
+
+def operations(jaxpr: Any) -> float:
+    """Operations in the matrix products and convolutions; the rest is small beside it.
 
     Counted on the abstract program, each scanned body as often as it runs, which XLA's own cost
     analysis does not do. Nothing is computed.
     """
-    return _count(jax.make_jaxpr(function)(*args).jaxpr)
+    return _total(jaxpr, _operations_of)
 
 
-def _count(jaxpr: Any) -> float:
-    return sum(_count_one(equation) for equation in jaxpr.eqns)
+def traffic(jaxpr: Any) -> float:
+    """Bytes that the matrix products and convolutions read and write, counted likewise.
+
+    What an ideal compiler must move through memory; one that fuses less moves more.
+    """
+    return _total(jaxpr, _bytes_of)
 
 
-def _count_one(equation: Any) -> float:
-    name, params = equation.primitive.name, equation.params
-    if name == "dot_general":
-        (contracted, _), _ = params["dimension_numbers"]
-        shape = equation.invars[0].aval.shape
-        return 2.0 * equation.outvars[0].aval.size * np.prod([shape[axis] for axis in contracted])
-    if name == "conv_general_dilated":
-        kernel = equation.invars[1].aval
-        outputs = kernel.shape[params["dimension_numbers"].rhs_spec[0]]
-        return 2.0 * equation.outvars[0].aval.size * kernel.size / outputs
-    inner = [_count(jaxpr) for jaxpr in _inner(params)]
-    if name == "cond":
-        return max(inner)
-    return params.get("length", 1) * sum(inner) if name == "scan" else sum(inner)
-
-
-def _inner(params: dict[str, Any]) -> Iterator[Any]:
-    for value in params.values():
+def inner(equation: Any) -> Iterator[Any]:
+    """The programs inside an equation: bodies of scans, branches, calls."""
+    for value in equation.params.values():
         for part in value if isinstance(value, tuple | list) else (value,):
             part = getattr(part, "jaxpr", part)
             if hasattr(part, "eqns"):
                 yield part
+
+
+def _total(jaxpr: Any, cost: Callable[[Any], float]) -> float:
+    return sum(_total_one(equation, cost) for equation in jaxpr.eqns)
+
+
+def _total_one(equation: Any, cost: Callable[[Any], float]) -> float:
+    name = equation.primitive.name
+    if name in ("dot_general", "conv_general_dilated"):
+        return cost(equation)
+    totals = [_total(jaxpr, cost) for jaxpr in inner(equation)]
+    if name == "cond":
+        return max(totals)
+    return equation.params.get("length", 1) * sum(totals) if name == "scan" else sum(totals)
+
+
+def _operations_of(equation: Any) -> float:
+    left, right = (operand.aval for operand in equation.invars)
+    if equation.primitive.name == "dot_general":
+        (contracted, _), _ = equation.params["dimension_numbers"]
+        terms = np.prod([left.shape[axis] for axis in contracted])
+    else:
+        numbers = equation.params["dimension_numbers"]
+        terms = right.size / right.shape[numbers.rhs_spec[0]]
+    return 2.0 * equation.outvars[0].aval.size * terms
+
+
+def _bytes_of(equation: Any) -> float:
+    arrays = [value.aval for value in (*equation.invars, *equation.outvars)]
+    return float(sum(array.size * array.dtype.itemsize for array in arrays))
 
 
 @functools.cache
@@ -60,9 +80,9 @@ def peak(device: jax.Device) -> tuple[float, str]:
     Returns:
       The data sheet's for known accelerators, else the rate of a large product, measured now.
     """
-    for kind, value in PEAKS.items():
-        if kind in device.device_kind:
-            return value, "data sheet, bfloat16"
+    for known in DEVICES.values():
+        if known.kind in device.device_kind:
+            return known.peak, "data sheet, bfloat16"
     size = 1024
     a = jax.device_put(jnp.ones((size, size)), device)
     product = jax.jit(lambda a: a @ a)

@@ -76,6 +76,7 @@ def test_the_tiny_config_is_right():
         ("teacher.train.steps", 0, r"teacher\.train\.steps: got 0, must be >= 1"),
         ("flow.order", 9, r"config\.flow\.order"),
         ("profile", "110,100", r"config\.profile: got \(110, 100\), must be two rising"),
+        ("mesh.fsdp", 0, r"config\.mesh\.fsdp: got 0, must be >= 1"),
         ("restore", "best", r"config\.restore: got best, must be latest or previous"),
     ],
 )

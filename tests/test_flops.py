@@ -51,3 +51,12 @@ def test_convolutions():
 def test_the_peak_of_an_unknown_device_is_measured():
     value, source = flops.peak(jax.devices("cpu")[0])
     assert value > 1e8 and source.startswith("measured")
+
+
+def test_traffic_is_what_products_read_and_write():
+    def scanned(a, b):
+        return jax.lax.scan(lambda c, _: (c, product(jnp.tanh(c), b)), a, length=13)[1]
+
+    once = 4 * (3 * 5 * 7 + 3 * 7 * 11 + 3 * 5 * 11)
+    assert flops.traffic(jax.make_jaxpr(product)(A, B).jaxpr) == once
+    assert flops.traffic(jax.make_jaxpr(scanned)(A, B).jaxpr) == 13 * once

@@ -7,11 +7,11 @@ ROOT = Path(__file__).parent.parent / "ddjax"
 
 # Lower may not import higher.
 RANKS = [
-    ["errors", "groups", "flops", "preemption", "profiling", "throughput"],
-    ["flow", "models.condition", "models.layers", "files"],
+    ["errors", "groups", "devices", "preemption", "profiling", "throughput"],
+    ["flops", "flow", "models.condition", "models.layers", "files"],
     ["guidance", "models.llamagen", "models.vq", "models.multiscale"],
     ["models.classifier", "models.lpips", "models.patch_vq", "models.multiscale_vq",
-     "models.var_blocks", "trajectory", "keys", "methods"],
+     "models.var_blocks", "trajectory", "keys", "methods", "memory"],
     ["models.var_trunk"],
     ["models.var"],
     ["models"],
@@ -26,7 +26,7 @@ RANKS = [
     ["sample", "teacher"],
     ["distill", "report"],
     ["evaluate"],
-    ["main", "benchmark", "solvers"],
+    ["main", "benchmark", "solvers", "plan"],
 ]
 
 

@@ -1,0 +1,266 @@
+"""What a job will take, before anything is paid for.
+
+    python -m ddjax.plan --config=configs/llamagen.py:L --devices=64 --device=v5p \
+        --config.mesh.fsdp=8
+
+All of it follows from the config: programs are traced with shapes and types in place of arrays, no
+weights are read and nothing is allocated. The output says how each figure is estimated.
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from absl import flags
+from flax import nnx
+
+from ddjax import cli, distill, flops, memory, pair_generation, train, weights
+from ddjax.config import Config
+from ddjax.devices import DEVICES, Device
+from ddjax.errors import UserError
+from ddjax.guidance import Guided
+
+_DEVICES = flags.DEFINE_integer("devices", 1, "How many", lower_bound=1)
+_DEVICE = flags.DEFINE_enum("device", None, list(DEVICES), "Which kind")
+_UTILISATION = flags.DEFINE_float(
+    "utilisation", 0.3, "Share of the data sheet's rates that is reached", 0.01, 1.0
+)
+
+# More than this share of a device's memory is not to be had: the runtime and gaps take the rest.
+USABLE = 0.9
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """One stage as a device sees it.
+
+    Attributes:
+      name: of the stage.
+      batch: of the config, over all devices.
+      calls: of its compiled function, one after another.
+      operations: of one call, on one device.
+      traffic: of one call on one device, in bytes.
+      bytes: of memory on one device, by what they are.
+      of_them: what some of the last of these are.
+    """
+
+    name: str
+    batch: int
+    calls: int
+    operations: float
+    traffic: float
+    bytes: dict[str, float]
+    of_them: dict[str, float] = dataclasses.field(default_factory=dict)
+
+    @property
+    def total(self) -> float:
+        """Bytes of memory on one device."""
+        return sum(self.bytes.values())
+
+    def bound(self, device: Device) -> tuple[float, str]:
+        """The least seconds of a call by the data sheet, and what sets them."""
+        return max(
+            (self.operations / device.peak, "operations"),
+            (self.traffic / device.bandwidth, "memory traffic"),
+        )
+
+
+def check_mesh(config: Config, devices: int) -> None:
+    """Refuse a mesh or a batch that does not fit the number of devices.
+
+    Raises:
+      UserError: names the key and what would fit.
+    """
+    fsdp = config.mesh.fsdp
+    if devices % fsdp:
+        fit = [f"{devices // n} x {n}" for n in range(1, devices + 1) if devices % n == 0]
+        raise UserError(
+            f"config.mesh.fsdp: got {fsdp}, which does not divide {devices} devices; "
+            f"data x fsdp may be {', '.join(fit)}"
+        )
+    for key, batch in (
+        ("pairs.batch", config.pairs.batch), ("distill.train.batch", config.distill.train.batch)
+    ):
+        if batch % devices:
+            raise UserError(
+                f"config.{key}: got {batch}, must be a multiple of the {devices} devices, such as "
+                f"{-(-batch // devices) * devices}"
+            )
+
+
+def models(config: Config) -> dict[str, nnx.Module]:
+    """The models of the config as shapes and types."""
+    parts = {"teacher": config.teacher, "student": config.student_model,
+             "tokenizer": config.tokenizer}
+    if config.distill.perceptual:
+        parts["perceptual net"] = config.distill.perceptual_net
+    return {name: weights.template(part.kind, part.model) for name, part in parts.items()}
+
+
+def parameters(model: nnx.Module) -> int:
+    """How many numbers a model holds."""
+    return sum(leaf.size for leaf in jax.tree.leaves(model))
+
+
+def pairs_stage(config: Config, nets: dict[str, nnx.Module], devices: int) -> Stage:
+    """Pair generation; every device has the whole teacher."""
+    teacher, batch = nets["teacher"], config.pairs.batch // devices
+    codes_VC = jax.eval_shape(lambda tokenizer: tokenizer.codebook, nets["tokenizer"])
+
+    def make(teacher: nnx.Module, codes_VC: jax.Array, index_B: jax.Array) -> jax.Array:
+        code_dim = codes_VC.shape[1]
+        eps = pair_generation.noise_of(config.seed, index_B, config.groups.length, code_dim)
+        labels_B = pair_generation.labels_of(index_B, config.data.num_classes)
+        return pair_generation.map_batch(
+            teacher, codes_VC, eps, labels_B, guidance=config.guidance, solver=config.flow
+        )
+
+    jaxpr = jax.make_jaxpr(make)(teacher, codes_VC, _int32(batch)).jaxpr
+    return Stage(
+        "pairs", config.pairs.batch, _calls(config), flops.operations(jaxpr), flops.traffic(jaxpr),
+        {"teacher": memory.size(teacher), "codebook": memory.size(codes_VC),
+         "intermediate values at their peak": memory.peak(jaxpr)},
+        _decoding(config, teacher, batch),
+    )
+
+
+def _calls(config: Config) -> int:
+    """Batches of all shards; a shard's last one may be filled in part."""
+    c = config.pairs
+    shards = [c.per_shard] * (c.count // c.per_shard) + [c.count % c.per_shard]
+    return sum(-(-shard // c.batch) for shard in shards)
+
+
+def _decoding(config: Config, teacher: nnx.Module, batch: int) -> dict[str, float]:
+    """Bytes that the teacher keeps while it decodes, when only the last group is missing."""
+
+    def prefill(batch: int) -> Any:
+        ids_BP = _int32(batch, int(config.groups.starts[-2]))
+        return jax.eval_shape(
+            lambda teacher, *args: Guided(teacher, config.guidance).prefill(*args),
+            teacher, _int32(batch), ids_BP,
+        )
+
+    log_p, cache = prefill(batch)
+    # What grows with the batch is keys and values; the rest of a cache is weights.
+    keys_values = memory.size(prefill(2 * batch)[1]) - memory.size(cache)
+    return {
+        "keys and values": keys_values,
+        "weights in the type of the computation": memory.size(cache) - keys_values,
+        "log-probabilities of a group": memory.size(log_p),
+    }
+
+
+def distill_stage(config: Config, nets: dict[str, nnx.Module], devices: int) -> Stage:
+    """Training of the student; what is trained is cut into `mesh.fsdp` parts, the rest is whole."""
+    section, student, fsdp = config.distill, nets["student"], config.mesh.fsdp
+    frozen = distill.Frozen(nets["tokenizer"], nets.get("perceptual net"))
+    batch = section.train.batch // devices
+    rows = {"index": _int32(batch), "condition": _int32(batch),
+            "ids": _int32(batch, config.groups.length)}
+    loss = functools.partial(distill.loss, config=config, noise_seed=config.seed)
+    grad = jax.value_and_grad(loss, has_aux=True)
+    key = jax.eval_shape(jax.random.key, 0)
+    jaxpr = jax.make_jaxpr(grad)(student, frozen, rows, key).jaxpr
+    optimizer = jax.eval_shape(train.optimizer(section.train).init, student)
+    return Stage(
+        "distill", section.train.batch, section.train.steps, flops.operations(jaxpr),
+        flops.traffic(jaxpr),
+        {f"student / {fsdp}": memory.size(student) / fsdp,
+         f"its average / {fsdp}": memory.size(student) / fsdp,
+         f"optimizer state / {fsdp}": memory.size(optimizer) / fsdp,
+         f"gradients / {fsdp}": memory.size(student) / fsdp,
+         "teacher, which it starts from": memory.size(nets["teacher"]),
+         "tokenizer and perceptual net": memory.size(frozen),
+         "activations at their peak": memory.peak(jaxpr)},
+    )
+
+
+def _int32(*shape: int) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, jnp.int32)
+
+
+def warnings(stages: list[Stage], device: Device) -> list[str]:
+    """A line for each stage that does not fit into the memory of a device."""
+    keys = {"pairs": "config.pairs.batch", "distill": "config.distill.train.batch"}
+    return [
+        f"WARNING: {stage.name} will not fit: {stage.total / 1e9:.1f} GB, where "
+        f"{USABLE * device.memory / 1e9:.1f} of {device.memory / 1e9:.0f} GB can be used; lower "
+        f"{keys[stage.name]}, or take more devices or a higher config.mesh.fsdp"
+        for stage in stages if stage.total > USABLE * device.memory
+    ]
+
+
+def memory_table(stage: Stage, devices: int) -> str:
+    """What a stage keeps in the memory of one device, as Markdown."""
+    rows = [*stage.bytes.items(), *((f"- of them {k}", v) for k, v in stage.of_them.items()),
+            ("**together**", stage.total)]
+    return "\n".join([
+        f"| {stage.name}, batch {stage.batch}, {stage.batch // devices} a device | GB a device |",
+        "| --- | ---: |",
+        *(f"| {name} | {size / 1e9:.3f} |" for name, size in rows),
+    ])
+
+
+def time_table(stages: list[Stage], devices: int, device: Device, utilisation: float) -> str:
+    """Work and hours, as Markdown."""
+    lines = [
+        "| stage | TFLOP an example | calls | TFLOP a call | bound by | ms a call | hours |",
+        "| --- | ---: | ---: | ---: | --- | ---: | ---: |",
+    ]
+    total = 0.0
+    for stage in stages:
+        seconds, what = stage.bound(device)
+        seconds, work = seconds / utilisation, stage.operations * devices / 1e12
+        total += stage.calls * seconds / 3600
+        lines.append(
+            f"| {stage.name} | {work / stage.batch:.3g} | {stage.calls} | {work:.4g} | {what} | "
+            f"{1e3 * seconds:.4g} | {stage.calls * seconds / 3600:.1f} |"
+        )
+    return "\n".join([*lines, f"| **together** | | | | | | {total:.1f} |"])
+
+
+NOTES = """\
+How this is estimated
+- Activations and intermediate values: the most bytes alive at once when the traced program runs in
+  its order, with element-wise work fused into what reads it. A compiler may do better or worse.
+- What is trained is taken to divide evenly by mesh.fsdp; weights gathered for a block, and the
+  buffers of messages between devices, are not counted.
+- Time: matrix products and convolutions alone, the slower of their operations at the bfloat16 peak
+  and of their operands' way through memory, at the utilisation. Evaluation, compilation, reading
+  and messages between devices come on top. `python -m ddjax.benchmark` measures what a device
+  reaches."""
+
+
+def report(config: Config, devices: int, kind: str, utilisation: float) -> str:
+    """The whole plan as text.
+
+    Raises:
+      UserError: see `check_mesh`.
+    """
+    check_mesh(config, devices)
+    device, nets, fsdp = DEVICES[kind], models(config), config.mesh.fsdp
+    stages = [make(config, nets, devices) for make in (pairs_stage, distill_stage)]
+    counts = [f"| {name} | {parameters(net) / 1e6:.1f} |" for name, net in nets.items()]
+    return "\n\n".join([
+        f"{config.name} on {devices} x {kind} ({device.memory / 1e9:.0f} GB, "
+        f"{device.peak / 1e12:.0f} TFLOP/s, {device.bandwidth / 1e9:.0f} GB/s each), data "
+        f"{devices // fsdp} x fsdp {fsdp}, utilisation {utilisation:.0%}",
+        "\n".join(["| model | million parameters |", "| --- | ---: |", *counts]),
+        *(memory_table(stage, devices) for stage in stages),
+        time_table(stages, devices, device, utilisation),
+        *warnings(stages, device),
+        NOTES,
+    ])
+
+
+def main(config: Config) -> None:
+    """Print the plan."""
+    print(report(config, _DEVICES.value, _DEVICE.value, _UTILISATION.value))
+
+
+if __name__ == "__main__":
+    flags.mark_flag_as_required("device")
+    cli.start(main)

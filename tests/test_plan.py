@@ -1,0 +1,109 @@
+"""The plan's figures against formulas and published sizes; what does not fit is told."""
+
+import dataclasses
+import importlib
+
+import pytest
+from absl import flags
+
+from ddjax import plan
+from ddjax.config_file import from_dict
+from ddjax.devices import DEVICES
+from ddjax.errors import UserError
+from tests import tiny
+
+
+def tiny_config(**mesh):
+    tree = tiny.get_config().to_dict()
+    tree["distill"]["perceptual"] = 0.0
+    return from_dict({**tree, "mesh": mesh})
+
+
+@pytest.mark.parametrize(
+    ("file", "size", "counts"),
+    [
+        ("llamagen", "L", {"teacher": 343, "student": 326, "tokenizer": 71.9,
+                           "perceptual net": 14.7}),
+        ("var", "d16", {"teacher": 310, "student": 327, "perceptual net": 14.7}),
+    ],
+)
+def test_parameters_are_the_published_ones(file, size, counts):
+    """Of the paper's table, in millions."""
+    config = from_dict(importlib.import_module(f"configs.{file}").get_config(size).to_dict())
+    nets = plan.models(config)
+    for name, millions in counts.items():
+        assert plan.parameters(nets[name]) / 1e6 == pytest.approx(millions, rel=0.005), name
+
+
+def test_memory_of_the_tiny_job():
+    config = tiny_config(fsdp=2)
+    nets = plan.models(config)
+    training, whole = (
+        plan.distill_stage(c, nets, 4) for c in (config, tiny_config(fsdp=1))
+    )
+    student = 4 * plan.parameters(nets["student"])
+    for name in ("student", "its average", "gradients"):
+        assert training.bytes[f"{name} / 2"] == student / 2
+    adam = training.bytes["optimizer state / 2"]
+    assert student <= adam < student + 64  # two moments, and a few counters
+    assert whole.bytes["optimizer state / 1"] == 2 * adam
+    rest = [name for name in training.bytes if "/" not in name]
+    assert [training.bytes[name] for name in rest] == [whole.bytes[name] for name in rest]
+    assert training.bytes["activations at their peak"] > 0
+
+
+def test_decoding_keeps_keys_and_values_for_both_halves_of_guidance():
+    config = tiny_config()
+    stage = plan.pairs_stage(config, plan.models(config), 2)
+    layers, batch, width, length, vocab = 2, 8 // 2, 16, 16, 16
+    keys_values = 2 * layers * (2 * batch) * width * length * 4
+    # Beside them the cache has a byte for each image: which tokens of the condition count.
+    assert stage.of_them["keys and values"] == keys_values + 2 * batch
+    assert stage.of_them["log-probabilities of a group"] == batch * vocab * 4
+    assert stage.bytes["intermediate values at their peak"] > sum(stage.of_them.values())
+    assert stage.calls == 3 + 3 + 1  # shards of 20, 20 and 8 pairs in batches of 8
+
+
+def test_hours_follow_the_slower_of_operations_and_memory():
+    device = DEVICES["v5p"]
+    stage = plan.Stage("pairs", 8, 3600, 2 * device.peak, device.bandwidth, {})
+    assert stage.bound(device) == (2.0, "operations")
+    slower = dataclasses.replace(stage, name="distill", traffic=3 * device.bandwidth)
+    assert slower.bound(device) == (3.0, "memory traffic")
+    rows = plan.time_table([stage, slower], 4, device, 0.5).splitlines()
+    hours = [float(row.split("|")[-2].strip()) for row in rows[2:]]
+    assert hours == [4.0, 6.0, 10.0]
+    assert float(rows[2].split("|")[2]) == pytest.approx(4 * 2 * device.peak / 8 / 1e12, rel=1e-2)
+
+
+def test_what_does_not_fit_is_told():
+    fits = plan.Stage("pairs", 8, 1, 0, 0, {"a": 14e9})
+    too_large = plan.Stage("distill", 8, 1, 0, 0, {"a": 14e9, "b": 0.5e9})
+    (line,) = plan.warnings([fits, too_large], DEVICES["v5e"])
+    assert line.startswith("WARNING: distill will not fit: 14.5 GB, where 14.4 of 16 GB")
+    assert "config.distill.train.batch" in line and "config.mesh.fsdp" in line
+
+
+@pytest.mark.parametrize(
+    ("fsdp", "devices", "message"),
+    [
+        (3, 8, r"config\.mesh\.fsdp: got 3, which does not divide 8 devices; data x fsdp may be "
+               r"8 x 1, 4 x 2, 2 x 4, 1 x 8$"),
+        (1, 16, r"config\.pairs\.batch: got 8, must be a multiple of the 16 devices, such as 16$"),
+    ],
+)
+def test_a_mesh_that_does_not_fit_is_refused(fsdp, devices, message):
+    with pytest.raises(UserError, match=message):
+        plan.report(tiny_config(fsdp=fsdp), devices, "v4", 0.3)
+
+
+def test_the_command_plans_what_no_machine_holds(capsys):
+    tree = tiny.get_config().to_dict()
+    tree["teacher"]["model"]["width"] = 2**20
+    flags.FLAGS(["plan", "--devices=8", "--device=A100-40", "--utilisation=0.25"])
+    plan.main(from_dict({**tree, "mesh": {"fsdp": 2}}))
+    printed = capsys.readouterr().out
+    first = printed.splitlines()[0]
+    assert first.startswith("tiny on 8 x A100-40 (40 GB, 312 TFLOP/s, 1555 GB/s each), data 4 x")
+    assert first.endswith("fsdp 2, utilisation 25%")
+    assert "WARNING: pairs will" in printed and "WARNING: distill will" in printed
