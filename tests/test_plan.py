@@ -77,10 +77,16 @@ def test_hours_follow_the_slower_of_operations_and_memory():
 
 
 def test_what_does_not_fit_is_told():
-    fits = plan.Stage("pairs", 8, 1, 0, 0, {"a": 14e9})
-    too_large = plan.Stage("distill", 8, 1, 0, 0, {"a": 14e9, "b": 0.5e9})
-    (line,) = plan.warnings([fits, too_large], DEVICES["v5e"])
-    assert line.startswith("WARNING: distill will not fit: 14.5 GB, where 14.4 of 16 GB")
+    def warned(name, known, estimated):
+        stage = plan.Stage(name, 8, 1, 0, 0, {"known": known, "estimated": estimated})
+        return plan.warnings([stage], DEVICES["v5e"])
+
+    assert warned("pairs", 10e9, 2e9) == []
+    (line,) = warned("pairs", 10e9, 3e9)
+    assert line.startswith("WARNING: pairs may not fit: 13.0 GB, of which 3.0 are an estimate")
+    assert "config.pairs.batch" in line
+    (line,) = warned("distill", 14e9, 0.5e9)
+    assert line.startswith("WARNING: distill will not fit: 14.5 GB") and "14.4 of 16 GB" in line
     assert "config.distill.train.batch" in line and "config.mesh.fsdp" in line
 
 
