@@ -4,6 +4,7 @@ import re
 import sys
 import traceback
 from collections.abc import Callable
+from typing import Any
 
 from absl import app, flags, logging
 from ml_collections import config_flags
@@ -56,9 +57,16 @@ def run(command: Callable[..., None], *arguments: str) -> None:
                 f"again ({str(error).splitlines()[0]})"
             )
 
+    sys.unraisablehook = _unraisable
     # What libraries log as an error they raise as well, and it is told once, where it is caught.
     logging.set_verbosity(logging.FATAL)
     app.run(guarded, flags_parser=_parse)
+
+
+def _unraisable(found: Any) -> None:
+    """As Python does, but for TensorStore, which calls a loop that Orbax closed after a failure."""
+    if str(found.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(found)
 
 
 def _one_line(error: Exception) -> str:

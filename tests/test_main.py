@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -243,6 +244,9 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_goes_on(finished, fold
     assert wait_for(process, root / "tokenizer" / "checkpoints" / "8")
     process.send_signal(signal.SIGKILL)
     process.communicate()
+    # As if it had been killed in time, should it have been quick enough to finish.
+    shutil.rmtree(root / "tokenizer" / "model", ignore_errors=True)
+    (root / "tokenizer" / "finished.json").unlink(missing_ok=True)
     data = root / "tokenizer" / "checkpoints" / "8" / "arrays"
     for path in data.rglob("*"):
         if path.is_file() and path.stat().st_size > 200:
@@ -290,8 +294,6 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_once_there_is_room(
 
 
 def test_a_damaged_shard_stops_the_next_stage_and_is_made_anew(finished, folder):
-    import shutil
-
     whole, _ = finished
     root = folder / "shard"
     shutil.copytree(whole, root)

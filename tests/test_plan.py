@@ -15,7 +15,7 @@ from tests import tiny
 
 def tiny_config(**mesh):
     tree = tiny.get_config().to_dict()
-    tree["distill"]["perceptual"] = 0.0
+    tree["distill"]["perceptual"], tree["student"]["split"] = 0.0, 16
     return from_dict({**tree, "mesh": mesh})
 
 
