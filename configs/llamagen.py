@@ -19,10 +19,9 @@ from ddjax.config_file import complete
 from ddjax.errors import UserError
 from ddjax.models import llamagen
 
-# How the teacher's authors sample (CFG 2, top-k 8000), and where the students' authors split the
-# sequence between the two heads.
 VGG = "conversion/weights/vgg16-397923af"
 NAMES = ("B", "L", "XL", "XXL", "XXXL", "3B", "tiny")
+# Where the released students split the sequence between the two heads.
 SPLIT = {"B": 80, "L": 130}
 
 

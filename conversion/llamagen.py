@@ -5,6 +5,7 @@ The published sizes but for the grid stand in the shapes; 3B and 7B have head wi
 
 import math
 
+from conversion import student
 from conversion.convolutions import layer_rules
 from conversion.tables import LINEAR, Rule, Shapes, Table, count, size
 from ddjax.errors import UserError
@@ -99,9 +100,7 @@ STUDENT = Table(
     rules=(
         *_TRUNK,
         *layer_rules(r"tok_embeddings", "code_embed", LINEAR),
-        Rule(r"n_d_embed\.weight", "noise_data_embed/embedding"),
-        Rule(r"final_layer_conti\.scale_shift_table", "vector_head/shift_scale"),
-        *layer_rules(r"final_layer_conti\.linear", "vector_head/linear", LINEAR),
+        *student.ADDED,
     ),
     ignored=_IGNORED,
     config=_student_config,

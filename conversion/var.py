@@ -6,6 +6,7 @@ Decoding code. The teacher holds the tokenizer's quantiser, so it is converted f
 
 import numpy as np
 
+from conversion import student
 from conversion.convolutions import layer_rules
 from conversion.tables import LINEAR, Rule, Shapes, Table, Transform, count, size
 from conversion.var_vq import QUANTISER, RECORDS
@@ -124,10 +125,8 @@ STUDENT = Table(
     kind="var_student",
     rules=(
         *_TRUNK,
-        Rule(r"n_d_embed\.weight", "noise_data_embed/embedding"),
+        *student.ADDED,
         *layer_rules(r"layerwise_n_d_embed\.(?P<layer>\d{1,6})", "noise_data", LINEAR),
-        Rule(r"final_layer_conti\.scale_shift_table", "vector_head/shift_scale"),
-        *layer_rules(r"final_layer_conti\.linear", "vector_head/linear", LINEAR),
     ),
     ignored=_BUFFERS,
     config=_student_config,
