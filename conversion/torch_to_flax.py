@@ -26,7 +26,7 @@ from absl import flags
 from conversion import follow, llamagen, llamagen_vq, lpips, var, var_vq
 from conversion.read import Tensors, read
 from conversion.tables import Shapes, Table
-from ddjax import cli, files, progress, weights
+from ddjax import cli, files, progress, trees, weights
 from ddjax.errors import UserError
 
 TABLES = {
@@ -149,7 +149,7 @@ def _target(
         config = table.config(shapes, **given)
     except ValueError as error:
         raise UserError(str(error)) from None
-    return config, weights.flatten(weights.template(table.kind, config))
+    return config, trees.flatten(weights.template(table.kind, config))
 
 
 def _shapes(leaves: Mapping[str, Any]) -> Shapes:

@@ -125,7 +125,7 @@ def _add_ratios(rows: list[dict[str, Any]], training_flops: Callable[[int], floa
                 row["flow_map_share"] = mapping / row["seconds"]
         if row["name"] == TRAINING:
             row["flops"] = training_flops(row["batch"])
-            peak, row["peak_source"] = flops.peak(jax.devices()[0])
+            peak, row["peak_source"] = flops.peak()
             row["model_flop_utilisation"] = row["flops"] / row["seconds"] / peak
 
 
@@ -192,8 +192,8 @@ def _training_step(
         if state is None:
             state = train.init_state(jax.tree.map(jnp.copy, models.student), config.distill.train)
         state, scalars = train.train_step(
-            state, frozen=frozen, batch=rows, key=jax.random.key(0), loss=loss,
-            config=config.distill.train,
+            state, frozen=frozen, batch=rows, key=jax.random.key(0), stop=jnp.zeros(1, bool),
+            loss=loss, config=config.distill.train,
         )
         return scalars
 

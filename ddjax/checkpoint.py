@@ -1,6 +1,7 @@
-"""Training checkpoints: Orbax, with a digest for each array.
+"""Training checkpoints: Orbax, with a fingerprint for each array.
 
-Orbax reads a flipped byte without a word; the digests catch it.
+Orbax reads a flipped byte without a word; the fingerprints catch it. They do not depend on the
+devices, so a checkpoint continues on another number of them.
 """
 
 import json
@@ -8,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
 
-from ddjax import weights
+from ddjax import files, hosts, trees, weights
 from ddjax.errors import UserError
+from ddjax.fingerprint import fingerprints
 
 
 class Checkpoints:
@@ -20,18 +21,15 @@ class Checkpoints:
 
     def __init__(self, directory: Path, keep: int) -> None:
         self.directory = directory.absolute()
-        options = ocp.CheckpointManagerOptions(
+        self._options = ocp.CheckpointManagerOptions(
             max_to_keep=keep, enable_async_checkpointing=True, create=True
         )
-        self._manager = ocp.CheckpointManager(self.directory, options=options)
+        self._manager = ocp.CheckpointManager(self.directory, options=self._options)
 
     def save(self, step: int, state: Any, position: dict[str, Any]) -> None:
         """Save a pytree of arrays and the position in the data; returns once it is copied."""
-        arrays = {name: np.asarray(leaf) for name, leaf in weights.flatten(state).items()}
-        about = {
-            "position": position,
-            "sha256": {name: weights.array_digest(array) for name, array in arrays.items()},
-        }
+        arrays = trees.flatten(state)
+        about = {"position": position, "fingerprints": fingerprints(arrays)}
         self._manager.save(
             step,
             args=ocp.args.Composite(
@@ -43,43 +41,74 @@ class Checkpoints:
         """The state in the form of `template` and the position, or None if nothing was saved.
 
         Args:
-          template: pytree of the shapes and types that are expected.
-          which: "latest", or "previous" for the one before.
+          template: pytree of arrays of the shapes, types and places that are expected.
+          which: "latest", or "previous" for the one before. Then the latest is kept beside the
+            others, under another name; once only, so that the same command goes on from there.
 
         Raises:
           UserError: the checkpoint is damaged or does not fit; it and the array are named.
         """
         steps = sorted(self._manager.all_steps())
-        if which == "previous":
+        if not steps:
+            return None
+        if which == "previous" and not self._went_back(steps[-1], template):
             if len(steps) < 2:
                 raise UserError(
                     f"config.restore=previous: {self.directory} has no checkpoint before the latest"
                 )
-            steps = steps[:-1]
-        if not steps:
-            return None
-        where = self.directory / str(steps[-1])
-        arrays, about = self._read(where, template)
-        for name, array in arrays.items():
-            if weights.array_digest(array) != about["sha256"].get(name):
-                raise _damaged(where, f"{name} does not have its digest")
-        return weights.fill(template, arrays, str(where)), about["position"]
+            self._set_aside(steps.pop())
+        return self._read_whole(self.directory / str(steps[-1]), template)
 
-    def _read(self, where: Path, template: Any) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        names = weights.flatten(template)
-        wanted = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in names.items()}
+    def _went_back(self, latest: int, template: Any) -> bool:
+        """Whether this checkpoint was made after going back from a later one, and is whole."""
+        aside = [int(path.name.split(".")[0]) for path in self._aside.glob("*.damaged-*")]
+        if max(aside, default=-1) <= latest:
+            return False
+        try:
+            self._read_whole(self.directory / str(latest), template)
+        except UserError:
+            return False
+        return True
+
+    @property
+    def _aside(self) -> Path:
+        return self.directory.with_name(f"{self.directory.name}_aside")
+
+    def _set_aside(self, step: int) -> None:
+        # While its folder has its name, Orbax saves no step before it.
+        self._manager.close()
+        hosts.wait("read the checkpoints")
+        if hosts.is_first():
+            self._aside.mkdir(exist_ok=True)
+            files.keep_aside(self.directory / str(step), self._aside)
+        hosts.wait("set a checkpoint aside")
+        self._manager = ocp.CheckpointManager(self.directory, options=self._options)
+
+    def _read_whole(self, where: Path, template: Any) -> tuple[Any, dict[str, Any]]:
+        arrays, about = self._read(where, template)
+        for name, found in fingerprints(arrays).items():
+            if found != about["fingerprints"].get(name):
+                raise _damaged(where, f"{name} does not have its fingerprint")
+        state = weights.fill(template, arrays, str(where), put=lambda array: array)
+        return state, about["position"]
+
+    def _read(self, where: Path, template: Any) -> tuple[dict[str, jax.Array], dict[str, Any]]:
+        wanted = {
+            name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
+            for name, x in trees.flatten(template).items()
+        }
         items = ocp.args.Composite(
             arrays=ocp.args.StandardRestore(wanted), about=ocp.args.JsonRestore()
         )
         try:
             restored = self._manager.restore(int(where.name), args=items)
             about = json.loads(json.dumps(restored["about"]))
-            if not isinstance(about["sha256"], dict) or "position" not in about:
-                raise ValueError("its digests or data position are missing")
+            if not isinstance(about["fingerprints"], dict) or "position" not in about:
+                raise ValueError("its fingerprints or data position are missing")
         except Exception as error:
             # Orbax, TensorStore and JSON each raise their own; all mean the same to a user.
             raise _damaged(where, str(error).split("\n")[0]) from error
-        return {name: np.asarray(x) for name, x in restored["arrays"].items()}, about
+        return restored["arrays"], about
 
     def close(self) -> None:
         """Wait for the save in progress."""

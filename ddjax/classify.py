@@ -44,7 +44,7 @@ def net(name: str, where: str, directory: Path, section: Model, config: Config) 
         init=lambda rngs: cls(section.model, rngs=rngs),
         loss=loss,
         frozen=None,
-        rows=data.load(config.data),
+        source=data.Arrays(data.load(config.data)),
         seed=config.seed,
         config=section.train,
     )

@@ -6,10 +6,11 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
+import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from ddjax import files, preemption
+from ddjax import files, hosts, preemption
 from ddjax.config import Config
 from ddjax.config_file import from_dict
 from ddjax.errors import UserError
@@ -46,13 +47,16 @@ def run(command: Callable[..., None], *arguments: str) -> None:
             command(*given)
         except preemption.Preempted:
             print("stopped by SIGTERM; the same command goes on from here", file=sys.stderr)
-            sys.exit(preemption.EXIT_CODE)
+            hosts.leave(preemption.EXIT_CODE)
         except UserError as error:
-            sys.exit(f"error: {_one_line(error)}")
+            hosts.leave(f"error: {_one_line(error)}")
         except Exception as error:
             if not files.is_disk_full(error):
-                raise
-            sys.exit(
+                if not jax.distributed.is_initialized():
+                    raise
+                traceback.print_exc()
+                hosts.leave(1)
+            hosts.leave(
                 "error: the disk is full; nothing is lost. Make room and start the same command "
                 f"again ({str(error).splitlines()[0]})"
             )

@@ -42,7 +42,9 @@ class Train:
 
     Attributes:
       steps: updates.
-      batch: examples in each.
+      batch: examples in each, over all devices.
+      accumulate: a batch is computed in so many parts, one after another, so that it fits; a mean
+        over each part, then over the parts.
       learning_rate: the highest, after `warmup` steps.
       weight_decay: on matrices only.
       clip: largest global norm of the gradient.
@@ -60,6 +62,7 @@ class Train:
     clip: float = 1.0
     b2: float = 0.95
     ema: float = 0.999
+    accumulate: int = 1
     log_every: int = 50
     checkpoint_every: int = 500
     keep: int = 2
@@ -104,7 +107,13 @@ class Teacher(Model):
 
 @dataclasses.dataclass(frozen=True)
 class Pairs:
-    """Pairs (noise index, condition, ids): how many, how many a shard file, how many at once."""
+    """Pairs (noise index, condition, ids).
+
+    Attributes:
+      count: how many.
+      per_shard: in a file.
+      batch: made at once on each device; which devices and how many does not matter to a pair.
+    """
 
     count: int
     per_shard: int
@@ -144,7 +153,7 @@ class Evaluate:
 
     Attributes:
       samples: images for each row.
-      batch: images made at once.
+      batch: images made at once on each device.
       methods: rows, by name (`ddjax.methods`).
       resamplings: fresh sets of samples from which the noise of the distances is told.
       neighbours: k of precision and recall.
@@ -176,11 +185,26 @@ class Mesh:
     """How the devices share the work: `fsdp` of them hold one copy of what is trained.
 
     Parameters, their average and the optimizer's state are cut into `fsdp` parts; there are
-    devices / fsdp such copies, and every device has its share of the batch. So far `ddjax.plan`
-    alone reads it.
+    devices / fsdp such copies, and every device has its share of the batch.
     """
 
     fsdp: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Hosts:
+    """The processes of a run.
+
+    Attributes:
+      coordinator: "" for one process; "auto" where JAX finds the others (TPU pods, SLURM, GKE);
+        else HOST:PORT, a free port of the first process' machine.
+      count: how many processes there are, for HOST:PORT.
+      index: which of them this is, from 0.
+    """
+
+    coordinator: str = ""
+    count: int = 1
+    index: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -207,6 +231,7 @@ class Config:
     evaluate: Evaluate
     sample: Sample
     mesh: Mesh = Mesh()
+    hosts: Hosts = Hosts()
     restore: str = "latest"
     profile: tuple[int, ...] = ()
 

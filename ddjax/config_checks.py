@@ -25,6 +25,9 @@ def check(c: Config) -> None:
     ok = not c.profile or (len(c.profile) == 2 and 0 <= c.profile[0] < c.profile[1])
     _require(ok, "profile", c.profile, "two rising step numbers, such as 100,110")
     _require(c.mesh.fsdp >= 1, "mesh.fsdp", c.mesh.fsdp, ">= 1")
+    _require(c.hosts.count >= 1, "hosts.count", c.hosts.count, ">= 1")
+    index, count = c.hosts.index, c.hosts.count
+    _require(0 <= index < count, "hosts.index", index, f"in 0..{count - 1}, below hosts.count")
     _check_models(c)
     _check_guidance(c)
     _check_student(c)
@@ -59,8 +62,10 @@ def _trainings(c: Config) -> dict[str, Train]:
 
 
 def _check_train(where: str, train: Train) -> None:
-    for key in ("steps", "batch", "log_every", "checkpoint_every", "keep"):
+    for key in ("steps", "batch", "accumulate", "log_every", "checkpoint_every", "keep"):
         _require(getattr(train, key) >= 1, f"{where}.{key}", getattr(train, key), ">= 1")
+    batch, parts = train.batch, train.accumulate
+    _require(batch % parts == 0, f"{where}.accumulate", parts, f"a divisor of batch {batch}")
     _require(train.learning_rate > 0, f"{where}.learning_rate", train.learning_rate, "> 0")
     _require(0 <= train.ema < 1, f"{where}.ema", train.ema, "in [0, 1)")
     _require(train.clip > 0, f"{where}.clip", train.clip, "> 0")

@@ -1,20 +1,44 @@
-"""Images with labels: the digits that scikit-learn bundles, and Fashion-MNIST."""
+"""Images with labels: the digits that scikit-learn bundles, and Fashion-MNIST; and batches."""
 
 import gzip
 import zlib
-from collections.abc import Mapping
 from pathlib import Path
+from typing import Protocol
 
 import grain
 import jax
 import numpy as np
 import scipy.ndimage
 
+from ddjax import sharding
 from ddjax.config import Data
 from ddjax.errors import UserError
 
 NONE = "none"
-Arrays = Mapping[str, np.ndarray]
+
+
+class Source(Protocol):
+    """Examples that are read by their numbers."""
+
+    def __len__(self) -> int:
+        """How many there are."""
+
+    def take(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """The examples of these numbers, [N, ...] each."""
+
+
+class Arrays:
+    """A source in memory: arrays of one length, by name."""
+
+    def __init__(self, arrays: dict[str, np.ndarray]) -> None:
+        self._arrays = arrays
+
+    def __len__(self) -> int:
+        return len(next(iter(self._arrays.values())))
+
+    def take(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """See `Source`."""
+        return {name: array[rows] for name, array in self._arrays.items()}
 
 
 def load(config: Data) -> dict[str, np.ndarray]:
@@ -58,15 +82,15 @@ def _jitter(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return np.clip(scipy.ndimage.affine_transform(image, turn, offset, order=3, cval=-1), -1, 1)
 
 
-def batches(source: Arrays, batch: int, seed: int) -> grain.MapDataset:
-    """Endless shuffled batches, a new order each epoch; batch i depends on the seed and i alone."""
-    size = len(next(iter(source.values())))
-    dataset = grain.MapDataset.range(size).seed(seed).shuffle().repeat()
-    return dataset.batch(batch, batch_fn=lambda rows: _take(source, np.asarray(rows)))
+def batches(source: Source, batch: int, seed: int) -> grain.MapDataset:
+    """Endless shuffled batches, a new order each epoch; batch i depends on the seed and i alone.
 
-
-def _take(source: Arrays, rows: np.ndarray) -> dict[str, np.ndarray]:
-    return {name: array[rows] for name, array in source.items()}
+    Of each batch this process reads just the rows that its devices hold, so that no two processes
+    read the same example in an epoch.
+    """
+    local = sharding.local_rows(batch)
+    dataset = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat()
+    return dataset.batch(batch, batch_fn=lambda rows: source.take(np.asarray(rows)[local]))
 
 
 def _digits(config: Data) -> tuple[np.ndarray, np.ndarray]:

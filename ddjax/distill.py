@@ -12,7 +12,17 @@ import numpy as np
 import optax
 from flax import nnx
 
-from ddjax import classify, keys, pair_generation, parts, pictures, sample, train, trajectory
+from ddjax import (
+    classify,
+    keys,
+    pair_generation,
+    parts,
+    pictures,
+    sample,
+    sharding,
+    train,
+    trajectory,
+)
 from ddjax.config import Config
 from ddjax.models import MODELS
 from ddjax.pair_store import Store
@@ -76,7 +86,7 @@ def run(config: Config, stage: Stage) -> str:
             section.perceptual_net, config,
         )
     store = Store(root / "pairs")
-    rows = store.read()
+    source = store.source()
     loss_fn = functools.partial(
         loss, config=config, noise_seed=store.manifest()["settings"]["seed"]
     )
@@ -97,7 +107,8 @@ def run(config: Config, stage: Stage) -> str:
         return tokenizer.decode(x)
 
     def samples(student: nnx.Module, frozen: Frozen) -> dict[str, np.ndarray]:
-        return {"student_1step": pictures.tile(draw(student, frozen.tokenizer), 10)}
+        images = sharding.host(draw(student, frozen.tokenizer))
+        return {"student_1step": pictures.tile(images, 10)}
 
     student = train.train(
         name=stage.name,
@@ -106,15 +117,16 @@ def run(config: Config, stage: Stage) -> str:
         init=lambda rngs: cls.from_teacher(teacher, rngs=rngs),
         loss=loss_fn,
         frozen=frozen,
-        rows=rows,
+        source=source,
         seed=config.seed,
         config=section.train,
         restore=config.restore,
         profile=config.profile,
         pictures=samples,
     )
-    last = {name: array[-section.train.batch :] for name, array in rows.items()}
+    part = section.train.batch // section.train.accumulate
+    last = source.take(np.arange(len(source) - part, len(source)))
     _, scalars = jax.jit(loss_fn)(student, frozen, last, jax.random.key(0))
-    return f"{section.train.steps} steps on {len(rows['ids'])} pairs; cross-entropy " \
+    return f"{section.train.steps} steps on {len(source)} pairs; cross-entropy " \
         f"{scalars['cross_entropy']:.3f}, {scalars['tokens_equal']:.0%} of tokens equal on pairs " \
         "it was trained on"

@@ -9,7 +9,19 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from ddjax import classify, data, keys, monitor, pictures, progress, report, sample, tokenizer
+from ddjax import (
+    classify,
+    data,
+    hosts,
+    keys,
+    monitor,
+    pictures,
+    progress,
+    report,
+    sample,
+    sharding,
+    tokenizer,
+)
 from ddjax.config import Config
 from ddjax.methods import Method
 from ddjax.metrics.frechet import frechet_distance
@@ -54,7 +66,14 @@ class Evaluator:
         self.settings = sample.Settings.of(config)
         self.labels = np.arange(config.evaluate.samples) % config.data.num_classes
         self.classifies = hasattr(config.evaluate.features.model, "num_classes")
-        self._look = jax.jit(self._features_and_classes)
+        self.batch = config.evaluate.batch * sharding.devices()
+        self._look = jax.jit(sharding.each_device(self._features_and_classes, whole=1))
+        self._noise = jax.jit(self._noise_and_labels)
+
+    def _noise_and_labels(self, key: jax.Array, index_B: jax.Array) -> tuple[jax.Array, jax.Array]:
+        length, code_dim = self.config.groups.length, self.parts.tokenizer.codebook.shape[1]
+        labels = index_B % self.config.data.num_classes
+        return keys.noise(key, index_B, length, code_dim), labels
 
     def _features_and_classes(self, net: nnx.Module, images: jax.Array) -> tuple:
         classes = net(images).argmax(-1) if self.classifies else jnp.full(len(images), -1)
@@ -62,10 +81,15 @@ class Evaluator:
 
     def look(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Features [N, F] and classes [N] of images; -1 where the net does not classify."""
-        size = self.config.evaluate.batch
-        parts = [self._look(self.net, images[i : i + size]) for i in range(0, len(images), size)]
-        features, classes = zip(*parts, strict=True)
-        return np.concatenate(features), np.concatenate(classes)
+        parts = []
+        for start in range(0, len(images), self.batch):
+            # The last rows once more where a batch is not full.
+            index = np.minimum(np.arange(start, start + self.batch), len(images) - 1)
+            rows = images[index[sharding.local_rows(self.batch)]]
+            seen = self._look(self.net, sharding.rows(rows, self.batch))
+            parts.append([sharding.host(x) for x in seen])
+        features, classes = (np.concatenate(x)[: len(images)] for x in zip(*parts, strict=True))
+        return features, classes
 
     def accuracy(self, classes: np.ndarray, labels: np.ndarray) -> float | None:
         """Share of images seen as their class, or None."""
@@ -73,30 +97,28 @@ class Evaluator:
 
     def draw(self, method: Method, turn: str) -> Drawn:
         """All samples of a method; `turn` names the noise, another turn is a resampling."""
-        batch, total = self.config.evaluate.batch, self.config.evaluate.samples
+        batch, total = self.batch, self.config.evaluate.samples
         noise_key, draw_key = (
             keys.stream(self.config.seed, f"evaluate.{turn}.{what}") for what in ("noise", "draw")
         )
-        length = self.config.groups.length
-        code_dim = self.parts.tokenizer.codebook.shape[1]
         features, ids, classes, shown, times = [], [], [], [], []
         for start in range(0, total, batch):
-            index = jnp.arange(start, start + batch, dtype=jnp.int32)
-            eps = jax.block_until_ready(keys.noise(noise_key, index, length, code_dim))
-            labels = index % self.config.data.num_classes
+            rows = (start + sharding.local_rows(batch)).astype(np.int32)
+            index = sharding.rows(rows, batch)
+            eps, labels = jax.block_until_ready(self._noise(noise_key, index))
             begin = time.perf_counter()
             images, tokens = jax.block_until_ready(
                 sample.draw_images(
-                    self.parts, eps, labels, jax.random.fold_in(draw_key, start), method=method,
+                    self.parts, eps, labels, index, draw_key, method=method,
                     settings=self.settings,
                 )
             )
             times.append((time.perf_counter() - begin) / batch)
             seen, guess = self._look(self.net, images)
             for all_, part in ((features, seen), (ids, tokens), (classes, guess)):
-                all_.append(np.asarray(part))
+                all_.append(sharding.host(part))
             if not shown:
-                shown.append(np.asarray(images))
+                shown.append(sharding.host(images))
         return Drawn(
             np.concatenate(features)[:total], np.concatenate(ids)[:total],
             np.concatenate(classes)[:total], shown[0],
@@ -170,9 +192,10 @@ def run(config: Config, stage: Stage) -> str:
         ),
         "rows": [dataclasses.asdict(row) for row in rows],
     }
-    report.write(root, config, metrics)
-    _write_pictures(root, config, drawn, rows)
-    _write_events(stage.directory / "events", drawn)
+    if hosts.is_first():
+        report.write(root, config, metrics)
+        _write_pictures(root, config, drawn, rows)
+        _write_events(stage.directory / "events", drawn)
     return f"{config.evaluate.samples} samples for each of {len(methods)} methods: " \
         f"{root / 'report.md'}"
 
@@ -219,7 +242,7 @@ def _data_rows(evaluator: Evaluator, real: Real, reference: np.ndarray) -> list[
     )
     size, source = evaluator.config.evaluate.batch, real.data["image"]
     rebuilt = [
-        np.asarray(tokenizer.reconstruct(evaluator.parts.tokenizer, source[i : i + size]))
+        sharding.host(tokenizer.reconstruct(evaluator.parts.tokenizer, source[i : i + size]))
         for i in range(0, len(source), size)
     ]
     features, classes = evaluator.look(np.concatenate(rebuilt))

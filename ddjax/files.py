@@ -52,9 +52,13 @@ def _unwritable(path: Path, error: Exception) -> Exception:
     return error if is_disk_full(error) else UserError(f"{path} cannot be written ({error})")
 
 
-def keep_aside(path: Path) -> Path:
-    """Give what is at `path` the first free name of NAME.damaged-1, -2, ...; returns that."""
-    names = (path.with_name(f"{path.name}.damaged-{i}") for i in itertools.count(1))
+def keep_aside(path: Path, folder: Path | None = None) -> Path:
+    """Give what is at `path` the first free name of NAME.damaged-1, -2, ...; returns that.
+
+    In the same folder, or in another of the same file system.
+    """
+    folder = folder or path.parent
+    names = (folder / f"{path.name}.damaged-{i}" for i in itertools.count(1))
     aside = next(name for name in names if not name.exists())
     path.rename(aside)
     return aside

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ddjax import sharding
 from ddjax.devices import DEVICES
 
 
@@ -74,22 +75,23 @@ def _bytes_of(equation: Any) -> float:
 
 
 @functools.cache
-def peak(device: jax.Device) -> tuple[float, str]:
-    """Operations a second at the most, and where the number is from.
+def peak() -> tuple[float, str]:
+    """Operations a second at the most of one device, and where the number is from.
 
     Returns:
       The data sheet's for known accelerators, else the rate of a large product, measured now.
     """
+    device = jax.local_devices()[0]
     for known in DEVICES.values():
         if known.kind in device.device_kind:
             return known.peak, "data sheet, bfloat16"
-    size = 1024
-    a = jax.device_put(jnp.ones((size, size)), device)
-    product = jax.jit(lambda a: a @ a)
-    product(a).block_until_ready()
-    seconds = []
-    for _ in range(5):
-        begin = time.perf_counter()
+    size, seconds = 1024, []
+    with jax.set_mesh(sharding.one_device()):
+        a = sharding.whole(jnp.ones((size, size)))
+        product = jax.jit(lambda a: a @ a)
         product(a).block_until_ready()
-        seconds.append(time.perf_counter() - begin)
+        for _ in range(5):
+            begin = time.perf_counter()
+            product(a).block_until_ready()
+            seconds.append(time.perf_counter() - begin)
     return 2.0 * size**3 / min(seconds), f"measured, float32 product of {size} x {size}"

@@ -18,6 +18,8 @@ SPIKE, WINDOW, ENOUGH = 10.0, 100, 20
 class Health:
     """Reads the scalars of each step one step late, so that the device never waits for the host.
 
+    `stop` says whether some process had been told to stop by the last step that was read.
+
     Args:
       name: of the training.
       tensors: names of the parameters, in the order of "gradient_norms".
@@ -31,6 +33,7 @@ class Health:
         self._norms: collections.deque[float] = collections.deque(maxlen=WINDOW)
         self._pending: tuple[int, dict[str, jax.Array]] | None = None
         self._last: dict[str, float] = {}
+        self.stop = False
 
     def put(self, step: int, scalars: dict[str, jax.Array]) -> None:
         """Look at the step before, and keep the scalars of this one, which may still be computed.
@@ -50,7 +53,7 @@ class Health:
         if self._pending is not None:
             (step, scalars), self._pending = self._pending, None
             host = jax.device_get(scalars)
-            norms = host.pop("gradient_norms")
+            norms, self.stop = host.pop("gradient_norms"), bool(host.pop("stop"))
             self._last = {metric: float(value) for metric, value in host.items()}
             self._refuse_not_finite(step, norms)
             self._tell_spike(step, self._last["gradient_norm"])

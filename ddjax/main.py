@@ -8,7 +8,7 @@ from pathlib import Path
 import jax
 from absl import flags
 
-from ddjax import cli, parts, workdir
+from ddjax import cli, hosts, parts, sharding, workdir
 from ddjax.config import STAGES, Config
 
 _WORKDIR = flags.DEFINE_string(
@@ -19,6 +19,7 @@ _WORKDIR = flags.DEFINE_string(
 def main(config: Config) -> None:
     """Run the stages in their order, in the workdir of the flag."""
     begin = time.perf_counter()
+    hosts.join(config.hosts)
     root = Path(_WORKDIR.value or f"runs/{config.name}")
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         # So that a run that goes on after a stop compiles nothing again.
@@ -26,9 +27,11 @@ def main(config: Config) -> None:
     todo = [name for name in STAGES if name in config.stages]
     for name in todo:
         workdir.settings(config, name)  # a missing model folder is told now, not hours later
-    for name in todo:
-        _run_stage(config, root, name)
-    print(f"{'total':<10} {time.perf_counter() - begin:.0f} s in {root}", flush=True)
+    hosts.check_shared(root)
+    with jax.set_mesh(sharding.make_mesh(config.mesh.fsdp)):
+        for name in todo:
+            _run_stage(config, root, name)
+    hosts.say(f"{'total':<10} {time.perf_counter() - begin:.0f} s in {root}")
 
 
 def _run_stage(config: Config, root: Path, name: str) -> None:
@@ -37,7 +40,7 @@ def _run_stage(config: Config, root: Path, name: str) -> None:
 
     given = parts.given(config)
     if name in given:
-        print(f"{name:<10} not run: config.{given[name]}.weights is given", flush=True)
+        hosts.say(f"{name:<10} not run: config.{given[name]}.weights is given")
         return
     for needed in workdir.reads(config, name):
         if needed not in given:

@@ -1,7 +1,8 @@
 """Pairs (noise, condition, ids) from the teacher's flow map.
 
 The noise of pair i is drawn from a counter-based key, so that the index stands for it. What is in a
-shard depends on the config and its indices alone, not on which other shards are made.
+shard depends on the config and its indices alone, not on which other shards are made, by which
+process, or on how many devices: each device maps batches of its own, of always the same size.
 """
 
 import functools
@@ -10,11 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from ddjax import keys, parts, progress, trajectory
+from ddjax import keys, parts, progress, sharding, trajectory
 from ddjax.config import Config
 from ddjax.errors import UserError
 from ddjax.flow import Solver
@@ -28,7 +28,7 @@ def noise_of(seed: int, index_B: jax.Array, length: int, code_dim: int) -> jax.A
 
 def labels_of(index_B: jax.Array, num_classes: int) -> jax.Array:
     """The classes [B] of training pairs: all in turn, so that each has its share."""
-    return (index_B % num_classes).astype(jnp.int32)
+    return (index_B % num_classes).astype(np.int32)
 
 
 @functools.partial(jax.jit, static_argnames=("guidance", "solver"))
@@ -41,14 +41,21 @@ def map_batch(
     guidance: Guidance,
     solver: Solver,
 ) -> jax.Array:
-    """`trajectory.map_noise`, compiled."""
-    return trajectory.map_noise(Guided(teacher, guidance), condition, eps_BLC, codes_VC, solver)
+    """`trajectory.map_noise`, compiled; every device maps its share of the rows."""
+
+    def share(
+        teacher: nnx.Module, codes_VC: jax.Array, eps_BLC: jax.Array, condition: Any
+    ) -> jax.Array:
+        guided = Guided(teacher, guidance)
+        return trajectory.map_noise(guided, condition, eps_BLC, codes_VC, solver)
+
+    return sharding.each_device(share, whole=2)(teacher, codes_VC, eps_BLC, condition)
 
 
 def generate(
     config: Config, root: Path, shards: dict[str, range]
 ) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    """Make shards, one after another.
+    """Make shards on the current mesh, which is of this process, one after another.
 
     Args:
       config: of the run.
@@ -61,7 +68,7 @@ def generate(
     Raises:
       UserError: the teacher gives a log-probability that is not finite; names batch and token.
     """
-    batch, made = config.pairs.batch, []
+    batch, made = config.pairs.batch * sharding.devices(), []
     todo = sum(-(-len(index) // batch) for index in shards.values())
     for name, ids in progress.bar(_batches(config, root, shards), "pairs", todo):
         index = shards[name]
@@ -90,14 +97,18 @@ def _batches(
     """(name of the shard, ids) batch by batch; one is computed while the one before is read."""
     teacher = parts.load(config, root, "teacher")
     codes_VC = parts.load(config, root, "tokenizer").codebook
-    batch, pending = config.pairs.batch, None
+    batch, pending = config.pairs.batch * sharding.devices(), None
+    start = jax.jit(
+        lambda index_B: (
+            noise_of(config.seed, index_B, teacher.groups.length, codes_VC.shape[1]),
+            labels_of(index_B, config.data.num_classes),
+        )
+    )
     for name, index in shards.items():
         for first in range(index.start, index.stop, batch):
-            index_B = jnp.arange(first, first + batch, dtype=jnp.int32)
-            eps = noise_of(config.seed, index_B, teacher.groups.length, codes_VC.shape[1])
+            index_B = sharding.rows(np.arange(first, first + batch, dtype=np.int32), batch)
             ids = map_batch(
-                teacher, codes_VC, eps, labels_of(index_B, config.data.num_classes),
-                guidance=config.guidance, solver=config.flow,
+                teacher, codes_VC, *start(index_B), guidance=config.guidance, solver=config.flow
             )
             if pending is not None:
                 yield pending[0], np.asarray(pending[1])

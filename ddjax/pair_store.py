@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import grain
+import jax
 import numpy as np
 from array_record.python import array_record_module
 
@@ -21,30 +22,42 @@ MISSING, UNKNOWN, DAMAGED = "is missing", "is not in the manifest", "is damaged"
 
 
 class Store:
-    """The shards of one folder, `manifest.json`, and `config.json`: how they were made."""
+    """The shards of one folder, `manifest.json`, and `config.json`: how they were made.
+
+    While shards are made, each process keeps a part of the manifest of its own, with the digests of
+    its shards: `manifest-part-0.json`.
+    """
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self._manifest = directory / "manifest.json"
 
     def manifest(self) -> dict[str, Any]:
-        """What the store holds.
+        """What the store holds, also by the parts of the manifest.
 
         Raises:
           UserError: there is none, or it is damaged: it vouches for itself as for the shards.
         """
-        found = files.read_json(self._manifest)
-        if found is None:
+        whole = _read_vouched(
+            self._manifest, f"move {self.directory} aside and run the stage pairs again"
+        )
+        if whole is None:
             raise UserError(f"{self._manifest} is missing; run the stage pairs")
-        if not isinstance(found, dict) or found.pop("sha256", None) != _content_digest(found):
-            raise UserError(
-                f"{self._manifest} is damaged: it does not have its digest; move "
-                f"{self.directory} aside and run the stage pairs again"
-            )
-        return found
+        for path in self._parts():
+            part = _read_vouched(path, "move it aside; the shards that it names are made anew")
+            whole["shards"].update(part["shards"] if part else {})
+        return whole | {"shards": dict(sorted(whole["shards"].items()))}
 
-    def _write_manifest(self, content: dict[str, Any]) -> None:
-        files.write_json(self._manifest, {**content, "sha256": _content_digest(content)})
+    def _parts(self) -> list[Path]:
+        return sorted(self.directory.glob("manifest-part-*.json"))
+
+    def merge(self) -> None:
+        """Write the parts of the manifest into it."""
+        parts = self._parts()
+        if parts:
+            _write_vouched(self._manifest, self.manifest())
+        for path in parts:
+            path.unlink()
 
     def config(self) -> dict[str, Any]:
         """The config that the pairs were made with, as `ddjax.config_file.from_dict` reads it.
@@ -85,7 +98,7 @@ class Store:
             return
         self.directory.mkdir(parents=True, exist_ok=True)
         files.write_json(self.directory / "config.json", config)
-        self._write_manifest({**about, "shards": {}})
+        _write_vouched(self._manifest, {**about, "shards": {}})
 
     def check(self, about: dict[str, Any]) -> None:
         """Compare what pairs would be made with now to what these were made with.
@@ -130,7 +143,7 @@ class Store:
             )
 
     def write(self, name: str, condition_N: np.ndarray, ids_NL: np.ndarray) -> None:
-        """Add a whole shard, or put back one that the manifest knows.
+        """Add a whole shard, or put back one that the manifest knows; `merge` ends the adding.
 
         Other content under its name is kept beside, as NAME.damaged-1.
 
@@ -138,40 +151,57 @@ class Store:
           UserError: it is not the very shard that the manifest knows; nothing is changed.
         """
         path = self.directory / name
-        manifest = self.manifest()
+        known = self.manifest()["shards"].get(name)
         with files.atomic(path) as temporary:
             _write_records(temporary, condition_N, ids_NL)
             digest = _file_digest(temporary)
-            if manifest["shards"].setdefault(name, digest) != digest:
+            if known not in (None, digest):
                 raise UserError(
                     f"{path}: this device makes other pairs than the manifest vouches for (SHA-256 "
-                    f"{digest[:12]}..., not {manifest['shards'][name][:12]}...), so nothing was "
-                    "changed; repair it on the kind of device that it was made on, or make all "
-                    "pairs anew in another workdir"
+                    f"{digest[:12]}..., not {known[:12]}...), so nothing was changed; repair it on "
+                    "the kind of device that it was made on, or make all pairs anew in another "
+                    "workdir"
                 )
             if path.exists() and _file_digest(path) != digest:
                 files.keep_aside(path)
-        manifest["shards"] = dict(sorted(manifest["shards"].items()))
-        self._write_manifest(manifest)
+        part = self.directory / f"manifest-part-{jax.process_index()}.json"
+        before = files.read_json(part) or {"shards": {}}
+        _write_vouched(part, {"shards": before["shards"] | {name: digest}})
 
-    def read(self) -> dict[str, np.ndarray]:
-        """All pairs: {"index": int32 [N], "condition": int32 [N], "ids": uint16 [N, L]}.
+    def source(self) -> "PairSource":
+        """All pairs, to be read by their numbers.
 
         Raises:
           UserError: a shard is missing or damaged.
         """
         self.verify(ignore=(UNKNOWN,))
-        manifest = self.manifest()
-        source = grain.sources.ArrayRecordDataSource(
-            [str(self.directory / name) for name in self.shards()]
-        )
-        content = b"".join(source.__getitems__(range(manifest["count"])))
-        records = np.frombuffer(content, _record(manifest["length"]))
+        paths = [str(self.directory / name) for name in self.shards()]
+        return PairSource(paths, self.manifest()["length"])
+
+
+class PairSource:
+    """Pairs that stay on disk; a `ddjax.data.Source`."""
+
+    def __init__(self, paths: list[str], length: int) -> None:
+        self._records = grain.sources.ArrayRecordDataSource(paths)
+        self._type = _record(length)
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def take(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """{"index": int32 [N], "condition": int32 [N], "ids": uint16 [N, L]} of these pairs."""
+        content = b"".join(self._records.__getitems__(rows))
+        records = np.frombuffer(content, self._type)
         return {
-            "index": np.arange(len(records), dtype=np.int32),
+            "index": rows.astype(np.int32),
             "condition": records["condition"].copy(),
             "ids": records["ids"].copy(),
         }
+
+    def all(self) -> dict[str, np.ndarray]:
+        """As `take`, of all pairs in order."""
+        return self.take(np.arange(len(self)))
 
 
 def _write_records(path: Path, condition_N: np.ndarray, ids_NL: np.ndarray) -> None:
@@ -185,6 +215,19 @@ def _write_records(path: Path, condition_N: np.ndarray, ids_NL: np.ndarray) -> N
 
 def _record(length: int) -> np.dtype:
     return np.dtype([("condition", "<i4"), ("ids", "<u2", (length,))])
+
+
+def _read_vouched(path: Path, advice: str) -> dict[str, Any] | None:
+    found = files.read_json(path)
+    if found is None:
+        return None
+    if not isinstance(found, dict) or found.pop("sha256", None) != _content_digest(found):
+        raise UserError(f"{path} is damaged: it does not have its digest; {advice}")
+    return found
+
+
+def _write_vouched(path: Path, content: dict[str, Any]) -> None:
+    files.write_json(path, {**content, "sha256": _content_digest(content)})
 
 
 def _content_digest(content: dict[str, Any]) -> str:

@@ -10,7 +10,9 @@ those anew, bit-equal to what they were, and keeps what was under their names.
 from pathlib import Path
 from typing import Any
 
-from ddjax import cli, config_file, files, pair_generation, parts, workdir
+import jax
+
+from ddjax import cli, config_file, files, hosts, pair_generation, parts, sharding, workdir
 from ddjax.config import Config
 from ddjax.errors import UserError
 from ddjax.pair_store import Store
@@ -32,7 +34,9 @@ def about(config: Config, root: Path) -> dict[str, Any]:
 def run(config: Config, stage: Stage) -> str:
     """Make the missing shards; returns one line about it."""
     root, store = stage.directory.parent, Store(stage.directory)
-    store.create(about(config, root), config_file.plain(config))
+    if hosts.is_first():
+        store.create(about(config, root), config_file.plain(config))
+    hosts.wait("store of pairs begun")
     made = _make_wrong_shards(config, root, store)
     count, shards = config.pairs.count, len(store.shards())
     return f"{count} pairs in {shards} shards, {len(made)} of them made now"
@@ -69,11 +73,19 @@ def repair(root: Path) -> str:
 
 
 def _make_wrong_shards(config: Config, root: Path, store: Store) -> list[str]:
+    """Each process makes its share with its own devices; returns the names of all."""
     shards = store.shards()
-    wrong = {name: shards[name] for name in store.problems() if name in shards}
-    for name, condition_N, ids_NL in pair_generation.generate(config, root, wrong):
-        store.write(name, condition_N, ids_NL)
-    return list(wrong)
+    wrong = [name for name in store.problems() if name in shards]
+    hosts.wait("shards looked through")
+    mine = {name: shards[name] for name in hosts.share(wrong)}
+    with jax.set_mesh(sharding.this_process()):
+        for name, condition_N, ids_NL in pair_generation.generate(config, root, mine):
+            store.write(name, condition_N, ids_NL)
+    hosts.wait("shards written")
+    if hosts.is_first():
+        store.merge()
+    hosts.wait("manifest written")
+    return wrong
 
 
 def main(command: str, folder: str) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from flax import nnx
 
-from ddjax import keys, weights
+from ddjax import keys, sharding, weights
 from ddjax.config import Config, Model
 from ddjax.errors import UserError
 from ddjax.models import MODELS
@@ -38,7 +38,9 @@ def load(config: Config, root: Path, stage: str) -> nnx.Module:
     if stage == "teacher" and model.weights == RANDOM:
         rngs = nnx.Rngs(keys.stream(0, stage))
         tokenizer = load(config, root, "tokenizer")
-        return MODELS[model.kind].from_tokenizer(model.model, tokenizer, rngs=rngs)
+        return sharding.whole(
+            MODELS[model.kind].from_tokenizer(model.model, tokenizer, rngs=rngs)
+        )
     return load_model(model, f"config.{section}.weights", root / stage / "model")
 
 
@@ -52,7 +54,7 @@ def load_model(section: Model, where: str, trained: Path) -> nnx.Module:
     """
     if section.weights == RANDOM:
         rngs = nnx.Rngs(keys.stream(0, where))
-        return MODELS[section.kind](section.model, rngs=rngs)
+        return sharding.whole(MODELS[section.kind](section.model, rngs=rngs))
     if section.weights:
         check_weights(where, section.kind, section.weights)
     return weights.load(section.weights or trained, section.kind, section.model)

@@ -16,10 +16,9 @@ import jax.numpy as jnp
 from absl import flags
 from flax import nnx
 
-from ddjax import cli, distill, flops, memory, pair_generation, train, weights
+from ddjax import cli, distill, flops, memory, pair_generation, sharding, train, weights
 from ddjax.config import Config
 from ddjax.devices import DEVICES, Device
-from ddjax.errors import UserError
 from ddjax.guidance import Guided
 
 _DEVICES = flags.DEFINE_integer("devices", 1, "How many", lower_bound=1)
@@ -72,29 +71,6 @@ class Stage:
         )
 
 
-def check_mesh(config: Config, devices: int) -> None:
-    """Refuse a mesh or a batch that does not fit the number of devices.
-
-    Raises:
-      UserError: names the key and what would fit.
-    """
-    fsdp = config.mesh.fsdp
-    if devices % fsdp:
-        fit = [f"{devices // n} x {n}" for n in range(1, devices + 1) if devices % n == 0]
-        raise UserError(
-            f"config.mesh.fsdp: got {fsdp}, which does not divide {devices} devices; "
-            f"data x fsdp may be {', '.join(fit)}"
-        )
-    for key, batch in (
-        ("pairs.batch", config.pairs.batch), ("distill.train.batch", config.distill.train.batch)
-    ):
-        if batch % devices:
-            raise UserError(
-                f"config.{key}: got {batch}, must be a multiple of the {devices} devices, such as "
-                f"{-(-batch // devices) * devices}"
-            )
-
-
 def models(config: Config) -> dict[str, nnx.Module]:
     """The models of the config as shapes and types."""
     parts = {"teacher": config.teacher, "student": config.student_model,
@@ -111,7 +87,7 @@ def parameters(model: nnx.Module) -> int:
 
 def pairs_stage(config: Config, nets: dict[str, nnx.Module], devices: int) -> Stage:
     """Pair generation; every device has the whole teacher."""
-    teacher, batch = nets["teacher"], config.pairs.batch // devices
+    teacher, batch = nets["teacher"], config.pairs.batch
     codes_VC = jax.eval_shape(lambda tokenizer: tokenizer.codebook, nets["tokenizer"])
 
     def make(teacher: nnx.Module, codes_VC: jax.Array, index_B: jax.Array) -> jax.Array:
@@ -124,18 +100,19 @@ def pairs_stage(config: Config, nets: dict[str, nnx.Module], devices: int) -> St
 
     jaxpr = jax.make_jaxpr(make)(teacher, codes_VC, _int32(batch)).jaxpr
     return Stage(
-        "pairs", config.pairs.batch, _calls(config), flops.operations(jaxpr), flops.traffic(jaxpr),
+        "pairs", batch * devices, _calls(config, devices), flops.operations(jaxpr),
+        flops.traffic(jaxpr),
         {"teacher": memory.size(teacher), "codebook": memory.size(codes_VC),
          "intermediate values at their peak": memory.peak(jaxpr)},
         _decoding(config, teacher, batch),
     )
 
 
-def _calls(config: Config) -> int:
-    """Batches of all shards; a shard's last one may be filled in part."""
+def _calls(config: Config, devices: int) -> int:
+    """Batches of all shards on one process; a shard's last one may be filled in part."""
     c = config.pairs
     shards = [c.per_shard] * (c.count // c.per_shard) + [c.count % c.per_shard]
-    return sum(-(-shard // c.batch) for shard in shards)
+    return sum(-(-shard // (c.batch * devices)) for shard in shards)
 
 
 def _decoding(config: Config, teacher: nnx.Module, batch: int) -> dict[str, float]:
@@ -162,7 +139,8 @@ def distill_stage(config: Config, nets: dict[str, nnx.Module], devices: int) -> 
     """Training of the student; what is trained is cut into `mesh.fsdp` parts, the rest is whole."""
     section, student, fsdp = config.distill, nets["student"], config.mesh.fsdp
     frozen = distill.Frozen(nets["tokenizer"], nets.get("perceptual net"))
-    batch = section.train.batch // devices
+    parts = section.train.accumulate
+    batch = section.train.batch // parts // devices
     rows = {"index": _int32(batch), "condition": _int32(batch),
             "ids": _int32(batch, config.groups.length)}
     loss = functools.partial(distill.loss, config=config, noise_seed=config.seed)
@@ -171,8 +149,8 @@ def distill_stage(config: Config, nets: dict[str, nnx.Module], devices: int) -> 
     jaxpr = jax.make_jaxpr(grad)(student, frozen, rows, key).jaxpr
     optimizer = jax.eval_shape(train.optimizer(section.train).init, student)
     return Stage(
-        "distill", section.train.batch, section.train.steps, flops.operations(jaxpr),
-        flops.traffic(jaxpr),
+        "distill", section.train.batch, section.train.steps, parts * flops.operations(jaxpr),
+        parts * flops.traffic(jaxpr),
         {f"student / {fsdp}": memory.size(student) / fsdp,
          f"its average / {fsdp}": memory.size(student) / fsdp,
          f"optimizer state / {fsdp}": memory.size(optimizer) / fsdp,
@@ -247,9 +225,10 @@ def report(config: Config, devices: int, kind: str, utilisation: float) -> str:
     """The whole plan as text.
 
     Raises:
-      UserError: see `check_mesh`.
+      UserError: a mesh or a batch that does not fit the number of devices.
     """
-    check_mesh(config, devices)
+    sharding.check_mesh(config.mesh.fsdp, devices)
+    train.check_batch("distill", config.distill.train, devices)
     device, nets, fsdp = DEVICES[kind], models(config), config.mesh.fsdp
     stages = [make(config, nets, devices) for make in (pairs_stage, distill_stage)]
     counts = [f"| {name} | {parameters(net) / 1e6:.1f} |" for name, net in nets.items()]

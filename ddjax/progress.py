@@ -4,6 +4,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
+import jax
 import tqdm
 
 T = TypeVar("T")
@@ -12,7 +13,7 @@ T = TypeVar("T")
 def bar(items: Iterable[T], name: str, total: int, done: int = 0) -> Iterator[T]:
     """Pass items through under a bar with the time left; quiet in a log file, lively on a screen.
 
-    What takes less than a second has none.
+    What takes less than a second has none, nor does any process but the first.
 
     The bar is a `tqdm.tqdm`: `set_postfix_str` shows a figure at its end.
     """
@@ -23,6 +24,7 @@ def bar(items: Iterable[T], name: str, total: int, done: int = 0) -> Iterator[T]
         initial=done,
         leave=False,
         delay=1,
+        disable=jax.process_index() > 0,
         file=sys.stderr,
         dynamic_ncols=True,
         mininterval=0.2 if sys.stderr.isatty() else 20,

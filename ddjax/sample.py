@@ -17,7 +17,18 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from ddjax import baselines, files, flow, keys, parts, pictures, trajectory, workdir
+from ddjax import (
+    baselines,
+    files,
+    flow,
+    hosts,
+    keys,
+    parts,
+    pictures,
+    sharding,
+    trajectory,
+    workdir,
+)
 from ddjax.config import Config
 from ddjax.guidance import Guidance, Guided
 from ddjax.methods import Method
@@ -148,12 +159,22 @@ def draw(
 
 @functools.partial(jax.jit, static_argnames=("method", "settings"))
 def draw_images(
-    parts: Parts, eps_BLC: jax.Array, condition: Any, key: jax.Array, *, method: Method,
-    settings: Settings,
+    parts: Parts, eps_BLC: jax.Array, condition: Any, index_B: jax.Array, key: jax.Array, *,
+    method: Method, settings: Settings,
 ) -> tuple[jax.Array, jax.Array]:
-    """Images [B, H, W, channels] and the ids [B, L] nearest to their vectors; see `draw`."""
-    x = draw(parts, eps_BLC, condition, key, method=method, settings=settings)
-    return parts.tokenizer.decode(x), flow.nearest_ids(x, parts.tokenizer.codebook)
+    """Images [B, H, W, channels] and the ids [B, L] nearest to their vectors; see `draw`.
+
+    Every device draws its share, with a key by the first of its `index_B`, the images' numbers.
+    """
+
+    def share(
+        parts: Parts, key: jax.Array, eps_BLC: jax.Array, condition: Any, index_B: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        key = jax.random.fold_in(key, index_B[0])
+        x = draw(parts, eps_BLC, condition, key, method=method, settings=settings)
+        return parts.tokenizer.decode(x), flow.nearest_ids(x, parts.tokenizer.codebook)
+
+    return sharding.each_device(share, whole=2)(parts, key, eps_BLC, condition, index_B)
 
 
 def load_parts(config: Config, root: Path, methods: list[Method]) -> Parts:
@@ -163,33 +184,47 @@ def load_parts(config: Config, root: Path, methods: list[Method]) -> Parts:
     def model(stage: str) -> nnx.Module | None:
         return parts.load(config, root, stage) if stage in needed else None
 
-    pool = jnp.asarray(Store(root / "pairs").read()["ids"]) if "pairs" in needed else None
+    pool = None
+    if "pairs" in needed:
+        pool = sharding.whole(Store(root / "pairs").source().all()["ids"])
     return Parts(parts.load(config, root, "tokenizer"), model("teacher"), model("distill"), pool)
 
 
 def run(config: Config, stage: Stage) -> str:
     """Draw the images asked for; returns one line about it."""
-    root = stage.directory.parent.parent
+    with jax.set_mesh(sharding.one_device()):
+        images, ids = _draw_all(config, stage.directory.parent.parent)
+    if hosts.is_first():
+        _write(config, stage.directory, images, ids)
+    return f"{len(images)} images by {config.sample_method().name}: " \
+        f"{stage.directory / 'images.png'}"
+
+
+def _draw_all(config: Config, root: Path) -> tuple[np.ndarray, np.ndarray]:
     method, labels = config.sample_method(), jnp.asarray(config.sample_labels(), jnp.int32)
     loaded = load_parts(config, root, [method])
     length, code_dim = config.groups.length, loaded.tokenizer.codebook.shape[1]
     noise_key, draw_key = (keys.stream(config.seed, f"sample.{what}") for what in ("noise", "draw"))
-    eps = keys.noise(noise_key, jnp.arange(len(labels)), length, code_dim)
-    images, ids = draw_images(
-        loaded, eps, labels, draw_key, method=method, settings=Settings.of(config)
+    index = jnp.arange(len(labels), dtype=jnp.int32)
+    eps = keys.noise(noise_key, index, length, code_dim)
+    drawn = draw_images(
+        loaded, eps, labels, index, draw_key, method=method, settings=Settings.of(config)
     )
-    images = np.asarray(images)
-    with files.atomic(stage.directory / "images.npz") as temporary, temporary.open("wb") as file:
-        np.savez(file, images=images, ids=np.asarray(ids), labels=np.asarray(labels))
-    captions = [str(label) for label in config.sample_labels()]
+    return np.asarray(drawn[0]), np.asarray(drawn[1])
+
+
+def _write(config: Config, directory: Path, images: np.ndarray, ids: np.ndarray) -> None:
+    labels = config.sample_labels()
+    with files.atomic(directory / "images.npz") as temporary, temporary.open("wb") as file:
+        np.savez(file, images=images, ids=ids, labels=np.asarray(labels, np.int32))
+    captions = [str(label) for label in labels]
     starts = range(0, len(captions), COLUMNS)
     pictures.labelled_grid(
-        stage.directory / "images.png",
+        directory / "images.png",
         {f"{i}…" if len(starts) > 1 else "": images[i : i + COLUMNS] for i in starts},
         [captions[i : i + COLUMNS] for i in starts],
-        f"{method.name}, seed {config.seed}; captions are classes",
+        f"{config.sample_method().name}, seed {config.seed}; captions are classes",
     )
-    return f"{len(labels)} images by {method.name}: {stage.directory / 'images.png'}"
 
 
 def folder(config: Config) -> str:

@@ -43,7 +43,8 @@ def real_distributions(config: Config, root: Path, tokens: int) -> tuple[jax.Arr
     eps = keys.noise(key, jnp.arange(count), groups.length, codes_VC.shape[1])
     labels = jnp.arange(count) % config.data.num_classes
     _, ids = sample.draw_images(
-        parts, eps, labels, key, method=Method("teacher_flow"), settings=sample.Settings.of(config)
+        parts, eps, labels, jnp.arange(count), key, method=Method("teacher_flow"),
+        settings=sample.Settings.of(config),
     )
     log_p = jax.jit(
         lambda teacher: Guided(teacher, config.guidance).log_probs(ids, labels)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from ddjax import data, parts, pictures, tokenizer, train, trajectory
+from ddjax import data, parts, pictures, sharding, tokenizer, train, trajectory
 from ddjax.config import Config
 from ddjax.config import Teacher as TeacherConfig
 from ddjax.guidance import Guidance, Guided
@@ -54,13 +54,15 @@ def run(config: Config, stage: Stage) -> str:
         init=lambda rngs: cls.from_tokenizer(section.model, coder, rngs=rngs),
         loss=functools.partial(loss, config=section),
         frozen=None,
-        rows=seen,
+        source=data.Arrays(seen),
         seed=config.seed,
         config=section.train,
         restore=config.restore,
         profile=config.profile,
         pictures=lambda model, _: {
-            "samples": pictures.tile(_draw(model, coder, labels, config.guidance), 10)
+            "samples": pictures.tile(
+                sharding.host(_draw(model, coder, labels, config.guidance)), 10
+            )
         },
     )
     evaluate = jax.jit(functools.partial(loss, config=section))

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from ddjax import data, flow, pictures, train
+from ddjax import data, flow, pictures, sharding, train
 from ddjax.config import Config
 from ddjax.config import Tokenizer as TokenizerConfig
 from ddjax.models import MODELS
@@ -56,11 +56,11 @@ def run(config: Config, stage: Stage) -> str:
     images = data.load(config.data)
     section = config.tokenizer
     cls = MODELS[section.kind]
-    shown = jnp.asarray(images["image"][:40])
+    shown = images["image"][:40]
 
     def reconstructions(model: nnx.Module, frozen: Any) -> dict[str, np.ndarray]:
         del frozen
-        both = np.stack([shown, reconstruct(model, shown)], axis=1)
+        both = np.stack([shown, sharding.host(reconstruct(model, shown))], axis=1)
         return {"image_and_reconstruction": pictures.tile(both.reshape(-1, *shown.shape[1:]), 10)}
 
     model = train.train(
@@ -70,7 +70,7 @@ def run(config: Config, stage: Stage) -> str:
         init=lambda rngs: cls(section.model, rngs=rngs),
         loss=functools.partial(loss, config=section),
         frozen=None,
-        rows=images,
+        source=data.Arrays(images),
         seed=config.seed,
         config=section.train,
         restore=config.restore,
@@ -78,7 +78,7 @@ def run(config: Config, stage: Stage) -> str:
         pictures=reconstructions,
     )
     ids = encode(model, images["image"])
-    error = np.mean((np.asarray(reconstruct(model, shown)) - shown) ** 2)
+    error = np.mean((sharding.host(reconstruct(model, shown)) - shown) ** 2)
     used = len(np.unique(ids))
     return f"{section.train.steps} steps; squared error {error:.4f}; {used} of " \
         f"{section.model.vocab_size} codes in use"
@@ -93,5 +93,5 @@ def reconstruct(model: nnx.Module, images: jax.Array) -> jax.Array:
 def encode(model: nnx.Module, images: np.ndarray, batch: int = 512) -> np.ndarray:
     """Ids [N, L] of all images, in batches."""
     one = jax.jit(lambda model, images: model.encode(images))
-    parts = [np.asarray(one(model, images[i : i + batch])) for i in range(0, len(images), batch)]
+    parts = [sharding.host(one(model, images[i : i + batch])) for i in range(0, len(images), batch)]
     return np.concatenate(parts)

@@ -17,8 +17,21 @@ import numpy as np
 import optax
 from flax import nnx
 
-from ddjax import checkpoint, data, flops, keys, monitor, preemption, profiling, progress, weights
+from ddjax import (
+    checkpoint,
+    data,
+    flops,
+    keys,
+    monitor,
+    preemption,
+    profiling,
+    progress,
+    sharding,
+    trees,
+    weights,
+)
 from ddjax.config import Train
+from ddjax.errors import UserError
 from ddjax.health import Health
 from ddjax.throughput import Throughput
 
@@ -39,12 +52,27 @@ class State(NamedTuple):
     opt_state: optax.OptState
 
 
+def check_batch(name: str, config: Train, devices: int) -> None:
+    """Refuse a batch that the devices cannot share.
+
+    Raises:
+      UserError: names the training and batches that would do.
+    """
+    shares = config.accumulate * devices
+    if config.batch % shares:
+        parts = f" in {config.accumulate} parts" if config.accumulate > 1 else ""
+        raise UserError(
+            f"{name}: train.batch {config.batch}{parts} cannot be shared by {devices} devices; "
+            f"make it a multiple of {shares}, such as {-(-config.batch // shares) * shares}"
+        )
+
+
 def optimizer(config: Train) -> optax.GradientTransformation:
     """AdamW behind a clip; warm-up, then cosine to zero; decay on kernels only."""
 
     def kernels(params: Any) -> Any:
         return jax.tree_util.tree_map_with_path(
-            lambda path, _: weights.path_name(path).endswith("kernel"), params
+            lambda path, _: trees.path_name(path).endswith("kernel"), params
         )
 
     return optax.chain(
@@ -63,10 +91,17 @@ def learning_rate(config: Train) -> optax.Schedule:
     )
 
 
-def init_state(model: nnx.Module, config: Train) -> State:
-    """Step 0; the average starts as a copy, since the step's buffers are donated."""
+@functools.partial(jax.jit, static_argnames="config")
+def _first_state(model: nnx.Module, config: Train) -> State:
+    # The average starts as a copy, since the step's buffers are donated.
     ema = jax.tree.map(jnp.copy, model)
-    return State(jnp.zeros((), jnp.int32), model, ema, optimizer(config).init(model))
+    state = State(jnp.zeros((), jnp.int32), model, ema, optimizer(config).init(model))
+    return sharding.constrain(state)
+
+
+def init_state(model: nnx.Module, config: Train) -> State:
+    """Step 0, laid out over the current mesh."""
+    return _first_state(sharding.cut(model), config)
 
 
 @functools.partial(jax.jit, static_argnames=("loss", "config"), donate_argnames="state")
@@ -75,18 +110,27 @@ def train_step(
     frozen: Any,
     batch: dict[str, jax.Array],
     key: jax.Array,
+    stop: jax.Array,
     *,
     loss: Loss,
     config: Train,
 ) -> tuple[State, dict[str, jax.Array]]:
     """One update.
 
+    Args:
+      state: its buffers are used up.
+      frozen: see `train`.
+      batch: rows over all devices.
+      key: of the training; each step makes its own of it.
+      stop: [devices] bool, whether its process was told to stop; all learn it at the same step.
+      loss: see `Loss`.
+      config: hyper-parameters.
+
     Returns:
-      the new state, and scalars, with "gradient_norms" [leaves] beside them.
+      the new state, and scalars, with "gradient_norms" [leaves] and "stop" beside them.
     """
     step_key = jax.random.fold_in(key, state.step)
-    grad = jax.value_and_grad(loss, has_aux=True)
-    (value, scalars), grads = grad(state.model, frozen, batch, step_key)
+    (value, scalars), grads = _gradient(state.model, frozen, batch, step_key, loss, config)
     updates, opt_state = optimizer(config).update(grads, state.opt_state, state.model)
     model = optax.apply_updates(state.model, updates)
     decay = jnp.minimum(config.ema, (1 + state.step) / (10 + state.step))
@@ -98,8 +142,30 @@ def train_step(
         "gradient_norm": jnp.linalg.norm(norms),
         "learning_rate": learning_rate(config)(state.step),
         "gradient_norms": norms,
+        "stop": jnp.any(stop),
     }
-    return State(state.step + 1, model, ema, opt_state), scalars
+    return sharding.constrain(State(state.step + 1, model, ema, opt_state)), scalars
+
+
+def _gradient(
+    model: nnx.Module, frozen: Any, batch: dict[str, jax.Array], key: jax.Array, loss: Loss,
+    config: Train,
+) -> tuple[tuple[jax.Array, dict[str, jax.Array]], nnx.Module]:
+    """Loss, scalars and gradient; of a batch in parts their mean, and each part has its own key."""
+    grad, parts = jax.value_and_grad(loss, has_aux=True), config.accumulate
+    if parts == 1:
+        return grad(model, frozen, batch, key)
+
+    def add(total: Any, part: tuple) -> tuple[Any, None]:
+        found = grad(model, frozen, *part)
+        return jax.tree.map(lambda a, b: a + b / parts, total, found), None
+
+    cut = jax.tree.map(lambda x: sharding.constrain_parts(
+        x.reshape(parts, -1, *x.shape[1:])), batch)
+    todo = (cut, jax.random.split(key, parts))
+    shapes = jax.eval_shape(grad, model, frozen, *jax.tree.map(lambda x: x[0], todo))
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    return jax.lax.scan(add, zeros, todo)[0]
 
 
 def train(
@@ -110,7 +176,7 @@ def train(
     init: Callable[[nnx.Rngs], nnx.Module],
     loss: Loss,
     frozen: Any,
-    rows: data.Arrays,
+    source: data.Source,
     seed: int,
     config: Train,
     restore: str = "latest",
@@ -127,7 +193,7 @@ def train(
       init: makes the model that training starts from.
       loss: see `Loss`; must not change between calls, it is a static argument of the step.
       frozen: pytree that the loss reads and nothing updates.
-      rows: the examples, arrays of one length.
+      source: the examples.
       seed: of the order of the examples, of the initial weights and of the loss.
       config: hyper-parameters.
       restore: "latest" or "previous" checkpoint.
@@ -139,13 +205,14 @@ def train(
 
     Raises:
       UserError: a loss or gradient that is not finite (names step and metric; the last good
-        checkpoint stays), or a damaged checkpoint.
+        checkpoint stays), a damaged checkpoint, or a batch that the devices cannot share.
       Preempted: SIGTERM came; a checkpoint was saved.
     """
     if (directory / "model").exists():
         return weights.load(directory / "model")
+    check_batch(name, config, sharding.devices())
     checkpoints = checkpoint.Checkpoints(directory / "checkpoints", config.keep)
-    batches = data.batches(rows, config.batch, seed)
+    batches = data.batches(source, config.batch, seed)
     iterator = iter(batches.to_iter_dataset(grain.ReadOptions(num_threads=1)))
     state = init_state(init(nnx.Rngs(keys.stream(seed, f"{name}.init"))), config)
     state = _resume(state, iterator, checkpoints, restore)
@@ -154,7 +221,7 @@ def train(
     )
     throughput = _throughput(step_fn, state, batches[0], config.batch)
     events = monitor.writer(directory / "events")
-    health = Health(name, list(weights.flatten(state.model)), events)
+    health = Health(name, list(trees.flatten(state.model)), events)
     trace = profiling.Trace(directory / "profile", profile)
     try:
         with preemption.deferred() as notice, trace:
@@ -187,8 +254,11 @@ def _resume(
 def _throughput(
     step_fn: Callable, state: State, batch: dict[str, np.ndarray], size: int
 ) -> Throughput:
-    operations = flops.count(lambda state, batch: step_fn(state, batch=batch), state, batch)
-    peak, _ = flops.peak(jax.devices()[0])
+    def step(state: State, batch: dict[str, jax.Array]) -> Any:
+        return step_fn(state, batch=batch, stop=jnp.zeros(1, bool))
+
+    operations = flops.count(step, state, sharding.rows(batch, size))
+    peak, _ = flops.peak()
     return Throughput(size, operations, jax.device_count() * peak)
 
 
@@ -213,10 +283,14 @@ def _loop(
     pictures: Callable[[nnx.Module], dict[str, np.ndarray]],
 ) -> State:
     begin, health, events = int(state.step), hooks.health, hooks.events
+    each = np.ones(len(sharding.local_rows(sharding.devices())), bool)
+    go_on, stop = (sharding.rows(each * told, sharding.devices()) for told in (False, True))
     bar = progress.bar(range(begin, config.steps), name, config.steps, begin)
     for step in bar:
         with hooks.trace.step(step, state):
-            state, scalars = step_fn(state, batch=hooks.throughput.wait_for(iterator))
+            batch = sharding.rows(hooks.throughput.wait_for(iterator), config.batch)
+            told = stop if hooks.notice.received else go_on
+            state, scalars = step_fn(state, batch=batch, stop=told)
         health.put(step, scalars)
         done = step + 1
         if done % config.log_every == 0 or done == config.steps:
@@ -225,7 +299,7 @@ def _loop(
             bar.set_postfix_str(f"loss {values['loss']:.4f}", refresh=False)
         if done % max(config.steps // PICTURES_IN_A_RUN, 1) == 0 and done < config.steps:
             _write_pictures(events, done, pictures(state.ema))
-        preempted = hooks.notice.received
+        preempted = health.stop
         if done < config.steps and (preempted or done % config.checkpoint_every == 0):
             health.flush()  # a bad state must never become a checkpoint
             hooks.checkpoints.save(done, state, iterator.get_state())

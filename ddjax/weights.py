@@ -3,10 +3,11 @@
 The same form for what a run trained and for what was converted from PyTorch.
 """
 
+import collections
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import safetensors
 import safetensors.numpy
 from flax import nnx
 
-from ddjax import files
+from ddjax import files, hosts, sharding, trees
 from ddjax.errors import UserError
 from ddjax.models import MODELS
 
@@ -25,17 +26,6 @@ from ddjax.models import MODELS
 FREE = ("dtype", "image_size")
 
 SAFETENSORS_TYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16", "int32": "I32"}
-
-
-def flatten(tree: Any) -> dict[str, Any]:
-    """Leaves by path, "trunk/norm/scale"."""
-    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
-    return {path_name(path): leaf for path, leaf in leaves}
-
-
-def path_name(path: tuple) -> str:
-    """The name of a leaf; NNX's wrapper around an array does not show in it."""
-    return jax.tree_util.keystr(path, simple=True, separator="/").removesuffix("/value")
 
 
 def digest(of_arrays: dict[str, str]) -> str:
@@ -54,8 +44,13 @@ def array_digest(array: np.ndarray) -> str:
 
 def save(directory: Path, kind: str, model: nnx.Module) -> None:
     """Write the folder of a model, with its sizes in `model.config`; see `write`."""
-    leaves = flatten(model)
-    write(directory, kind, model.config, leaves, map(np.asarray, leaves.values()))
+    leaves = trees.flatten(model)
+    arrays = map(sharding.host, leaves.values())
+    if hosts.is_first():
+        write(directory, kind, model.config, leaves, arrays)
+    else:
+        collections.deque(arrays, maxlen=0)  # every process has a part in gathering them
+    hosts.wait(f"{directory} written")
 
 
 def write(
@@ -71,7 +66,7 @@ def write(
       directory: must not exist.
       kind: of `ddjax.models.MODELS`.
       config: the sizes, that kind's frozen dataclass.
-      leaves: shape and type by name, as `flatten` gives them.
+      leaves: shape and type by name, as `trees.flatten` gives them.
       arrays: one for each of `leaves`, in their order.
 
     Returns:
@@ -175,8 +170,19 @@ def _check_sizes(directory: Path, there: Any, wanted: Any) -> None:
         raise UserError(f"{directory} is of other sizes than the config: {', '.join(different)}")
 
 
-def fill(template: Any, arrays: dict[str, np.ndarray], source: str) -> Any:
+def fill(
+    template: Any,
+    arrays: Mapping[str, Any],
+    source: str,
+    put: Callable[[Any], jax.Array] = sharding.whole,
+) -> Any:
     """Put arrays into the leaves of a template of the same names, shapes and types.
+
+    Args:
+      template: pytree of shapes and types.
+      arrays: by name.
+      source: where they come from, for messages.
+      put: places one on the devices; whole on each by default.
 
     Raises:
       UserError: anything missing, left over, or of another shape or type; all are named.
@@ -184,14 +190,14 @@ def fill(template: Any, arrays: dict[str, np.ndarray], source: str) -> Any:
     check(template, arrays, source)
     leaves, treedef = jax.tree_util.tree_flatten_with_path(template)
     return jax.tree.unflatten(
-        treedef, [jax.numpy.asarray(arrays[path_name(path)]) for path, _ in leaves]
+        treedef, [put(arrays[trees.path_name(path)]) for path, _ in leaves]
     )
 
 
-def check(template: Any, arrays: dict[str, np.ndarray], source: str) -> None:
+def check(template: Any, arrays: Mapping[str, Any], source: str) -> None:
     """Raise UserError as `fill`."""
     leaves = jax.tree_util.tree_flatten_with_path(template)[0]
-    names = [path_name(path) for path, _ in leaves]
+    names = [trees.path_name(path) for path, _ in leaves]
     problems = [f"{name} is left over" for name in sorted(arrays.keys() - set(names))]
     for name, (_, leaf) in zip(names, leaves, strict=True):
         found = arrays.get(name)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ddjax import files, parts
+from ddjax import files, hosts, parts
 from ddjax.config import STAGES, Config
 from ddjax.errors import UserError
 from ddjax.methods import Method
@@ -102,9 +102,10 @@ class Stage:
           UserError: it was made by others; says which keys differ.
         """
         self._check(ignore=())
-        if not (self.directory / "settings.json").exists():
+        if hosts.is_first() and not (self.directory / "settings.json").exists():
             self.directory.mkdir(parents=True, exist_ok=True)
             files.write_json(self.directory / "settings.json", self._settings)
+        hosts.wait(f"{self.directory} begun")
 
     def require(self) -> Path:
         """The folder of a finished stage that this run only reads.
@@ -125,9 +126,11 @@ class Stage:
 
     def finish(self, summary: str, seconds: float) -> None:
         """Record that the output is whole."""
-        files.write_json(
-            self.directory / "finished.json", {"summary": summary, "seconds": round(seconds, 2)}
-        )
+        if hosts.is_first():
+            files.write_json(
+                self.directory / "finished.json", {"summary": summary, "seconds": round(seconds, 2)}
+            )
+        hosts.wait(f"{self.directory} finished")
 
     def _check(self, ignore: tuple[str, ...]) -> None:
         there = files.read_json(self.directory / "settings.json")
@@ -158,10 +161,10 @@ def run_stage(stage: Stage, make: Callable[[], str]) -> None:
     stage.begin()
     name, done = stage.name.split("/")[0], stage.finished
     if done is not None:
-        print(f"{name:<10} finished before: {done['summary']}", flush=True)
+        hosts.say(f"{name:<10} finished before: {done['summary']}")
         return
     start = time.perf_counter()
     summary = make()
     seconds = time.perf_counter() - start
     stage.finish(summary, seconds)
-    print(f"{name:<10} {summary}  ({seconds:.0f} s)", flush=True)
+    hosts.say(f"{name:<10} {summary}  ({seconds:.0f} s)")

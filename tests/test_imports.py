@@ -7,7 +7,9 @@ ROOT = Path(__file__).parent.parent / "ddjax"
 
 # Lower may not import higher.
 RANKS = [
-    ["errors", "groups", "devices", "preemption", "profiling", "throughput"],
+    ["errors", "groups", "devices", "preemption", "profiling", "throughput", "trees",
+     "fingerprint"],
+    ["sharding"],
     ["flops", "flow", "models.condition", "models.layers", "files"],
     ["guidance", "models.llamagen", "models.vq", "models.multiscale"],
     ["models.classifier", "models.lpips", "models.patch_vq", "models.multiscale_vq",
@@ -16,7 +18,8 @@ RANKS = [
     ["models.var"],
     ["models"],
     ["config", "baselines", "pair_store"],
-    ["config_checks", "weights"],
+    ["config_checks", "hosts"],
+    ["weights"],
     ["config_file", "parts"],
     ["workdir"],
     ["cli", "monitor", "progress", "data", "pictures"],

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ddjax import files, keys, pair_generation, pairs, preemption, weights, workdir
+from ddjax import files, keys, pair_generation, pairs, preemption, trees, weights, workdir
 from ddjax.config_file import from_dict
 from ddjax.errors import UserError
 from ddjax.pair_store import Store
@@ -32,11 +32,12 @@ def fill(directory):
     store.write("pairs-00001.array_record", *rows(10, 20))  # in any order
     store.write("pairs-00000.array_record", *rows(0, 10))
     store.write("pairs-00002.array_record", *rows(20, 25))
+    store.merge()
     return store
 
 
 def test_pairs_come_back_in_order(tmp_path):
-    found = fill(tmp_path).read()
+    found = fill(tmp_path).source().all()
     np.testing.assert_array_equal(found["index"], np.arange(25))
     wanted = [rows(0, 10), rows(10, 20), rows(20, 25)]
     np.testing.assert_array_equal(found["condition"], np.concatenate([c for c, _ in wanted]))
@@ -70,7 +71,7 @@ def test_a_damaged_shard_is_named(tmp_path, damage):
         path.write_bytes(path.read_bytes()[:-10])
     message = (r"pairs-00001\.array_record is damaged; make just these anew with: "
                rf"python -m ddjax\.pairs repair {tmp_path.parent}$")
-    for use in (store.read, store.verify, lambda: store.create(ABOUT, {})):
+    for use in (store.source, store.verify, lambda: store.create(ABOUT, {})):
         with pytest.raises(UserError, match=message):
             use()
 
@@ -83,7 +84,7 @@ def test_a_damaged_manifest_is_named(tmp_path, found, flipped):
     assert text.count(found) == 1
     manifest.write_text(text.replace(found, flipped))
     with pytest.raises(UserError, match=r"manifest\.json is damaged: .*move .* aside and run the"):
-        store.read()
+        store.source()
 
 
 def test_everything_wrong_is_named_at_once(tmp_path):
@@ -103,12 +104,12 @@ def test_a_missing_shard_is_named_and_can_be_put_back(tmp_path):
     before = path.read_bytes()
     path.unlink()
     with pytest.raises(UserError, match=r"pairs-00001\.array_record is missing; "):
-        store.read()
+        store.source()
     store.create(ABOUT, {})
     assert store.problems() == {path.name: "is missing"}
     store.write(path.name, *rows(10, 20))
     assert path.read_bytes() == before
-    assert len(store.read()["ids"]) == 25
+    assert len(store.source()) == 25
 
 
 def test_only_the_very_same_shard_is_put_back(tmp_path):
@@ -133,18 +134,18 @@ def test_other_settings_are_refused(tmp_path):
 def test_an_incomplete_store_is_refused(tmp_path):
     store = Store(tmp_path)
     with pytest.raises(UserError, match=r"manifest\.json is missing; run the stage pairs"):
-        store.read()
+        store.source()
     store.create(ABOUT, {})
     store.write("pairs-00000.array_record", *rows(0, 10))
     with pytest.raises(UserError, match=r"pairs-00001.* is missing; .*pairs-00002.* is missing"):
-        store.read()
+        store.source()
 
 
 def arrays_of(template):
     """Random arrays for a model, without the compiling that its own start takes."""
     rng = np.random.default_rng(0)
     return {name: 0.3 * rng.normal(size=leaf.shape).astype(leaf.dtype)
-            for name, leaf in weights.flatten(template).items()}
+            for name, leaf in trees.flatten(template).items()}
 
 
 @pytest.fixture(scope="module")
@@ -220,7 +221,7 @@ def test_a_log_probability_that_is_not_finite_is_named(made, tmp_path, table):
     """Class 9 is first met at pair 9, a code is read for the token behind it."""
     row, pair, token = 9, 9, 0
     if table.startswith("token"):
-        ids = Store(made[1] / "pairs").read()["ids"]
+        ids = Store(made[1] / "pairs").source().all()["ids"]
         row, place = ids[0, 7], list(ids[0]).index(ids[0, 7])
         pair, token = 0, place + 1
     message = (rf"pairs: a log-probability is not finite in batch {pair // 8} of "

@@ -55,13 +55,13 @@ def test_memory_of_the_tiny_job():
 def test_decoding_keeps_keys_and_values_for_both_halves_of_guidance():
     config = tiny_config()
     stage = plan.pairs_stage(config, plan.models(config), 2)
-    layers, batch, width, length, vocab = 2, 8 // 2, 16, 16, 16
+    layers, batch, width, length, vocab = 2, 8, 16, 16, 16
     keys_values = 2 * layers * (2 * batch) * width * length * 4
     # Beside them the cache has a byte for each image: which tokens of the condition count.
     assert stage.of_them["keys and values"] == keys_values + 2 * batch
     assert stage.of_them["log-probabilities of a group"] == batch * vocab * 4
     assert stage.bytes["intermediate values at their peak"] > sum(stage.of_them.values())
-    assert stage.calls == 3 + 3 + 1  # shards of 20, 20 and 8 pairs in batches of 8
+    assert stage.calls == 2 + 2 + 1  # shards of 20, 20 and 8 pairs in 2 batches of 8 at once
 
 
 def test_hours_follow_the_slower_of_operations_and_memory():
@@ -95,7 +95,8 @@ def test_what_does_not_fit_is_told():
     [
         (3, 8, r"config\.mesh\.fsdp: got 3, which does not divide 8 devices; data x fsdp may be "
                r"8 x 1, 4 x 2, 2 x 4, 1 x 8$"),
-        (1, 16, r"config\.pairs\.batch: got 8, must be a multiple of the 16 devices, such as 16$"),
+        (1, 16, r"distill: train\.batch 8 cannot be shared by 16 devices; make it a multiple of "
+                r"16, such as 16$"),
     ],
 )
 def test_a_mesh_that_does_not_fit_is_refused(fsdp, devices, message):

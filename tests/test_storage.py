@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from ddjax import checkpoint, files, weights, workdir
+from ddjax import checkpoint, files, trees, weights, workdir
 from ddjax.config_file import from_dict
 from ddjax.errors import UserError
 from ddjax.models import llamagen
@@ -30,7 +30,7 @@ def flip_byte(path, position):
 
 
 def assert_trees_equal(a, b):
-    a, b = weights.flatten(a), weights.flatten(b)
+    a, b = trees.flatten(a), trees.flatten(b)
     assert a.keys() == b.keys()
     for name in a:
         np.testing.assert_array_equal(a[name], b[name], err_msg=name)
