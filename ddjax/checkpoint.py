@@ -110,9 +110,13 @@ class Checkpoints:
             raise _damaged(where, str(error).split("\n")[0]) from error
         return restored["arrays"], about
 
-    def close(self) -> None:
-        """Wait for the save in progress."""
+    def wait(self) -> None:
+        """Until the save in progress is done."""
         self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Wait for the save in progress, and end."""
+        self.wait()
         self._manager.close()
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.ad_checkpoint import checkpoint_name
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
@@ -22,7 +23,7 @@ ROWS, WHOLE = PartitionSpec(AXES), PartitionSpec()
 
 # Which axis of what is trained is cut over fsdp, by the end of its name: of kernels the inputs, of
 # tables the width. Other names, and axes that fsdp does not divide, stay whole: they are small.
-RULES = (("kernel", -2), ("embedding", -1), ("embed", -1))
+RULES = (("kernel", -2),)
 
 
 def make_mesh(fsdp: int, devices: list[jax.Device] | None = None) -> Mesh:
@@ -86,6 +87,50 @@ def constrain(tree: Any) -> Any:
     if mesh.empty:
         return tree
     return _map_rules(jax.lax.with_sharding_constraint, tree, mesh.shape["fsdp"])
+
+
+def gather_unstacked(model: Any) -> Any:
+    """Within `jax.jit`: a model whose parameters are whole, but for those of stacked blocks.
+
+    Those are the bulk, and `scan_gathered` gathers them block by block.
+    """
+    if jax.sharding.get_abstract_mesh().empty:
+        return model
+
+    def one(path: tuple, leaf: jax.Array) -> jax.Array:
+        stacked = "/blocks/" in trees.path_name(path)
+        return leaf if stacked else jax.lax.with_sharding_constraint(leaf, WHOLE)
+
+    return jax.tree_util.tree_map_with_path(one, model)
+
+
+def scan_gathered(body: Callable, carry: Any, cut: Any, others: Any, unroll: int) -> Any:
+    """`jax.lax.scan` over parameters that `cut` has cut: each is whole while the body has it.
+
+    No device holds more than a few turns' parameters in full, nor keeps them for the way back, on
+    which they are gathered once more.
+
+    Args:
+      body: (carry, a slice of `cut`, a slice of `others`) -> (carry, output).
+      carry: at the start.
+      cut: parameters, stacked.
+      others: what else is scanned over.
+      unroll: turns a loop of the program.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.shape["fsdp"] == 1 or AxisType.Manual in mesh.axis_types:
+        # Everything is whole.
+        return jax.lax.scan(lambda c, x: body(c, *x), carry, (cut, others), unroll=unroll)
+
+    def gathered(carry: Any, turn: tuple) -> tuple:
+        parameters, rest = turn
+        # Said first that the slices are cut, or else the compiler gathers the stack at once.
+        parameters = jax.lax.with_sharding_constraint(constrain(parameters), WHOLE)
+        return body(carry, checkpoint_name(parameters, "gathered"), rest)
+
+    keep = jax.checkpoint_policies.save_anything_except_these_names("gathered")
+    again = jax.checkpoint(gathered, prevent_cse=False, policy=keep)
+    return jax.lax.scan(again, carry, (cut, others), unroll=unroll)
 
 
 def constrain_parts(array: jax.Array) -> jax.Array:

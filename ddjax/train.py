@@ -21,6 +21,7 @@ from ddjax import (
     checkpoint,
     data,
     flops,
+    hosts,
     keys,
     monitor,
     preemption,
@@ -135,7 +136,7 @@ def train_step(
     model = optax.apply_updates(state.model, updates)
     decay = jnp.minimum(config.ema, (1 + state.step) / (10 + state.step))
     ema = optax.incremental_update(model, state.ema, 1 - decay)
-    norms = jnp.stack([jnp.linalg.norm(g.reshape(-1)) for g in jax.tree.leaves(grads)])
+    norms = jnp.stack([jnp.sqrt(jnp.sum(jnp.square(g))) for g in jax.tree.leaves(grads)])
     scalars = {
         "loss": value,
         **scalars,
@@ -152,7 +153,10 @@ def _gradient(
     config: Train,
 ) -> tuple[tuple[jax.Array, dict[str, jax.Array]], nnx.Module]:
     """Loss, scalars and gradient; of a batch in parts their mean, and each part has its own key."""
-    grad, parts = jax.value_and_grad(loss, has_aux=True), config.accumulate
+    def of_cut(model: nnx.Module, *arguments: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
+        return loss(sharding.gather_unstacked(model), *arguments)
+
+    grad, parts = jax.value_and_grad(of_cut, has_aux=True), config.accumulate
     if parts == 1:
         return grad(model, frozen, batch, key)
 
@@ -259,7 +263,7 @@ def _throughput(
 
     operations = flops.count(step, state, sharding.rows(batch, size))
     peak, _ = flops.peak()
-    return Throughput(size, operations, jax.device_count() * peak)
+    return Throughput(size, operations, sharding.devices() * peak)
 
 
 class Hooks(NamedTuple):
@@ -304,6 +308,9 @@ def _loop(
             health.flush()  # a bad state must never become a checkpoint
             hooks.checkpoints.save(done, state, iterator.get_state())
             if preempted:
+                # Whoever ends first has the others ended, by most launchers.
+                hooks.checkpoints.wait()
+                hosts.wait("checkpoint saved")
                 raise preemption.Preempted
     _write_pictures(events, config.steps, pictures(state.ema))
     return state

@@ -1,9 +1,12 @@
-"""Strictness for all tests: no silent broadcasting between ranks."""
+"""Strictness for all tests: no silent broadcasting between ranks. Eight pretended devices."""
 
 import jax
 import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_num_cpu_devices", 8)
+# They share few threads: steps that overlap would wait for each other's messages.
+jax.config.update("jax_cpu_enable_async_dispatch", False)
 
 
 @pytest.fixture

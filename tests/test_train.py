@@ -172,7 +172,7 @@ def test_a_save_that_was_cut_off_is_passed_over(tmp_path):
         run(tmp_path / "parts", pictures=terminate_at(5))
     checkpoints = tmp_path / "parts" / "checkpoints"
     last = max(checkpoints.iterdir(), key=lambda path: int(path.name))
-    assert int(last.name) > 6  # 6 is the one before
+    assert last.name == "6"
     cut = last.rename(checkpoints / f"{last.name}.orbax-checkpoint-tmp")
     for path in (cut / "arrays").glob("*"):
         if path.is_file():

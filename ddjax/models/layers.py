@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from ddjax import sharding
+
 # Keys and values of one block, [B, H, T, K] each. The heads come first because a step multiplies
 # each of them as it stands; with T first every step would turn the whole cache round.
 KeysValues = tuple[jax.Array, jax.Array]
@@ -179,10 +181,10 @@ class Transformer(nnx.Module):
           h [B, S, D], and keys and values [blocks, B, H, S, K] for `init_cache`.
         """
 
-        def body(h: jax.Array, block: Block) -> tuple:
+        def body(h: jax.Array, block: Block, _: None) -> tuple:
             return block(h, rope_SK2, mask, None, 0)
 
-        return jax.lax.scan(body, h_BSD, self.blocks, unroll=UNROLL)
+        return sharding.scan_gathered(body, h_BSD, self.blocks, None, unroll=UNROLL)
 
     def init_cache(self, seen: KeysValues, length: int) -> Cache:
         """The cache for `step`, with room for `length` positions, behind what was `seen`.

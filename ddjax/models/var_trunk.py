@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from ddjax import sharding
 from ddjax.groups import Groups
 from ddjax.models import layers
 from ddjax.models.condition import ClassCondition
@@ -116,13 +117,14 @@ class Trunk(nnx.Module):
           h [B, S, D] and the cache, longer by S.
         """
 
-        def body(h: jax.Array, layer: tuple) -> tuple:
-            block, layer_cache, rows_2D = layer
+        def body(h: jax.Array, block: Block, others: tuple) -> tuple:
+            layer_cache, rows_2D = others
             added = None if rows_2D is None else noise_or_data(between.is_data_BS, rows_2D)
             return block(h, condition_B1D, mask, added, layer_cache)
 
         rows = None if between is None else between.rows_N2D.astype(self.dtype)
-        return jax.lax.scan(body, h_BSD, (self.blocks, cache, rows), unroll=layers.UNROLL)
+        others = (cache, rows)
+        return sharding.scan_gathered(body, h_BSD, self.blocks, others, unroll=layers.UNROLL)
 
     def logits(self, h_BSD: jax.Array, condition_B1D: jax.Array) -> jax.Array:
         """[B, S, V] float32."""
