@@ -275,10 +275,10 @@ def test_a_process_reads_its_rows_alone(monkeypatch):
 
 
 def test_a_mesh_that_does_not_fit_is_refused():
-    with pytest.raises(UserError, match="fsdp: got 3, which does not divide 8 devices; data x "
+    with pytest.raises(UserError, match=r"fsdp: got 3, which does not divide 8 devices; data x "
                                         "fsdp may be 8 x 1, 4 x 2, 2 x 4, 1 x 8$"):
         sharding.make_mesh(3)
-    with mesh(8), pytest.raises(UserError, match="test: train.batch 12 cannot be shared by 8 dev"):
+    with mesh(8), pytest.raises(UserError, match=r"train\.batch 12 cannot be shared by 8 dev"):
         train.check_batch("test", Train(steps=1, batch=12, learning_rate=1.0), 8)
-    with pytest.raises(UserError, match="batch 24 in 2 parts .* multiple of 16, such as 32$"):
+    with pytest.raises(UserError, match=r"batch 24 in 2 parts .* multiple of 16, such as 32$"):
         train.check_batch("t", Train(steps=1, batch=24, learning_rate=1.0, accumulate=2), 8)
