@@ -1,8 +1,8 @@
 """How fast: `python -m ddjax.benchmark --config=configs/digits.py`.
 
-Models of the config's sizes, with random weights where it names none that are there; steady state,
-compilation apart. Ratios between rows of one run mean something, seconds of two runs on a busy
-machine do not.
+Models of the config's sizes, with random weights where it names none that are there, on all
+devices, in steady state, compilation apart. Ratios between rows of one run mean something, seconds
+of two runs on a busy machine do not.
 """
 
 import dataclasses
@@ -11,31 +11,47 @@ import json
 import resource
 import statistics
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import flax
+import grain
 import jax
 import jax.numpy as jnp
+import numpy as np
 from absl import flags
 from flax import nnx
 
-from ddjax import cli, distill, files, flops, flow, pair_generation, parts, sample, train
+from ddjax import (
+    cli,
+    data,
+    distill,
+    files,
+    flops,
+    flow,
+    pair_generation,
+    parts,
+    sample,
+    sharding,
+    train,
+)
 from ddjax.config import Config, Model
 from ddjax.errors import UserError
 from ddjax.groups import Groups
 from ddjax.methods import Method
 from ddjax.models import MODELS
+from ddjax.pair_store import Store
 
-_BATCH = flags.DEFINE_list("batch", ["64"], "Images at once, one or more: 1,8")
+_BATCH = flags.DEFINE_list("batch", ["64"], "Images at once on a device, one or more: 1,8")
 _TRAIN_BATCH = flags.DEFINE_integer("train_batch", None, "Of the training step; the config's")
 _ONLY = flags.DEFINE_list("only", [], "Rows to measure; all by default")
 _REPEATS = flags.DEFINE_integer("repeats", 5, "Timed calls; the median counts", lower_bound=1)
 _OUTPUT = flags.DEFINE_string("output", None, "Write the JSON here too; must not exist")
 
-TRAINING = "training step"
+TRAINING, READING = "training step", "reading a batch of pairs"
 
 
 def timed(call: Callable[[], Any], repeats: int) -> dict[str, float]:
@@ -56,6 +72,7 @@ def benchmark(config: Config) -> dict[str, Any]:
         todo += [(name, batch, call) for name, call in _calls(config, models, batch).items()]
     train_batch = _TRAIN_BATCH.value or config.distill.train.batch
     todo.append((TRAINING, train_batch, _training_step(config, models, frozen, train_batch)))
+    todo.append((READING, train_batch, _reading(config, train_batch)))
     known = list(dict.fromkeys(name for name, _, _ in todo))
     unknown = [name for name in _ONLY.value if name not in known]
     if unknown:
@@ -64,13 +81,14 @@ def benchmark(config: Config) -> dict[str, Any]:
         if name in _ONLY.value or not _ONLY.value:
             print(f"{name}, batch {batch} ...", file=sys.stderr, flush=True)
             row = {"name": name, "batch": batch, **timed(call, _REPEATS.value)}
-            rows.append({**row, "seconds_per_image": row["seconds"] / batch})
+            images = batch if name in (TRAINING, READING) else batch * sharding.devices()
+            rows.append({**row, "seconds_per_image": row["seconds"] / images})
     _add_ratios(rows, functools.partial(_training_flops, config, models, frozen))
     return {
         "config": config.name,
         "weights": {name: _weights(getattr(config, name)) for name in ("teacher", "tokenizer")},
         "device": jax.devices()[0].device_kind,
-        "devices": jax.device_count(),
+        "devices": sharding.devices(),
         "jax": jax.__version__,
         "flax": flax.__version__,
         "command": " ".join(["python -m ddjax.benchmark", *sys.argv[1:]]),
@@ -92,23 +110,49 @@ def _batches() -> list[int]:
 def _calls(config: Config, models: sample.Parts, batch: int) -> dict[str, Callable[[], Any]]:
     """What is measured at a batch, but for the training step; nothing runs yet."""
     codes_VC, groups = models.tokenizer.codebook, config.groups
-    eps = jax.random.normal(jax.random.key(0), (batch, groups.length, codes_VC.shape[1]))
-    labels = jnp.arange(batch, dtype=jnp.int32) % config.data.num_classes
+    total = batch * sharding.devices()
+    index = np.arange(total, dtype=np.int32)
+    shape, key = (total, groups.length, codes_VC.shape[1]), jax.random.key(1)
+    noise = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    eps, labels = sharding.rows((noise, index % config.data.num_classes), total)
     settings, calls = sample.Settings.of(config), {}
     for name in ("teacher_ar", "student_1step", "student_2step", "refine_1"):
         method = Method.parse(name)
         if not method.problem(groups.count, len(config.student.steps)):
-            draw = jax.jit(functools.partial(sample.draw, method=method, settings=settings))
-            calls[name] = functools.partial(draw, models, eps, labels, jax.random.key(1))
-    decode, x = jax.jit(lambda tokenizer, x: tokenizer.decode(x)), codes_VC[_ids(batch, config)]
-    calls["decode"] = lambda: decode(models.tokenizer, x)
+            draw = functools.partial(_draw, method=method, settings=settings)
+            calls[name] = functools.partial(draw, models, key, eps, labels)
+    x = sharding.rows(np.asarray(codes_VC)[_ids(total, config)], total)
+    calls["decode"] = lambda: _decode(models.tokenizer, x)
     calls["pairs"] = lambda: pair_generation.map_batch(
         models.teacher, codes_VC, eps, labels, guidance=config.guidance, solver=config.flow
     )
+    log_p = sharding.rows(np.zeros((total, len(codes_VC)), np.float32), total)
     calls["flow map of the pairs"] = lambda: _map_all_tokens(
-        jnp.zeros((batch, len(codes_VC))), eps, codes_VC, groups, config.flow
+        codes_VC, log_p, eps, groups, config.flow
     )
     return calls
+
+
+@functools.partial(jax.jit, static_argnames=("method", "settings"))
+def _draw(
+    models: sample.Parts, key: jax.Array, eps_BLC: jax.Array, labels_B: jax.Array, *,
+    method: Method, settings: sample.Settings,
+) -> jax.Array:
+    """`sample.draw` by every device."""
+
+    def share(
+        models: sample.Parts, key: jax.Array, eps_BLC: jax.Array, labels_B: jax.Array
+    ) -> jax.Array:
+        return sample.draw(models, eps_BLC, labels_B, key, method=method, settings=settings)
+
+    return sharding.each_device(share, whole=2)(models, key, eps_BLC, labels_B)
+
+
+@jax.jit
+def _decode(tokenizer: nnx.Module, x_BLC: jax.Array) -> jax.Array:
+    return sharding.each_device(lambda tokenizer, x: tokenizer.decode(x), whole=1)(
+        tokenizer, x_BLC
+    )
 
 
 def _add_ratios(rows: list[dict[str, Any]], training_flops: Callable[[int], float]) -> None:
@@ -126,7 +170,11 @@ def _add_ratios(rows: list[dict[str, Any]], training_flops: Callable[[int], floa
         if row["name"] == TRAINING:
             row["flops"] = training_flops(row["batch"])
             peak, row["peak_source"] = flops.peak()
-            row["model_flop_utilisation"] = row["flops"] / row["seconds"] / peak
+            per_second = row["flops"] / row["seconds"] / sharding.devices()
+            row["model_flop_utilisation"] = per_second / peak
+        step = [other["seconds"] for other in rows if other["name"] == TRAINING]
+        if row["name"] == READING and step:
+            row["share_of_a_training_step"] = row["seconds"] / step[0]
 
 
 def _parts(config: Config) -> tuple[sample.Parts, distill.Frozen]:
@@ -139,7 +187,7 @@ def _parts(config: Config) -> tuple[sample.Parts, distill.Frozen]:
         config, teacher=there(config.teacher), tokenizer=there(config.tokenizer)
     )
     teacher, tokenizer = (parts.load(config, Path(), name) for name in ("teacher", "tokenizer"))
-    student = MODELS[config.student.kind].from_teacher(teacher, rngs=nnx.Rngs(1))
+    student = sharding.whole(MODELS[config.student.kind].from_teacher(teacher, rngs=nnx.Rngs(1)))
     net = None
     if config.distill.perceptual:
         net = parts.load_model(there(config.distill.perceptual_net), "net", Path())
@@ -151,17 +199,26 @@ def _weights(section: Model) -> str:
     return section.weights if there else parts.RANDOM
 
 
-def _ids(batch: int, config: Config) -> jax.Array:
+def _ids(batch: int, config: Config) -> np.ndarray:
     shape, vocab = (batch, config.groups.length), config.teacher.model.vocab_size
-    return jax.random.randint(jax.random.key(2), shape, 0, vocab)
+    return np.random.default_rng(2).integers(0, vocab, shape).astype(np.uint16)
 
 
 @functools.partial(jax.jit, static_argnames=("groups", "solver"))
 def _map_all_tokens(
-    log_p_BV: jax.Array, eps_BLC: jax.Array, codes_VC: jax.Array, groups: Groups,
+    codes_VC: jax.Array, log_p_BV: jax.Array, eps_BLC: jax.Array, groups: Groups,
     solver: flow.Solver,
 ) -> list[jax.Array]:
-    """The part of pair generation that is not the teacher: the map, group after group."""
+    """The part of pair generation that is not the teacher, by every device."""
+    share = functools.partial(_map_share, groups=groups, solver=solver)
+    return sharding.each_device(share, whole=1)(codes_VC, log_p_BV, eps_BLC)
+
+
+def _map_share(
+    codes_VC: jax.Array, log_p_BV: jax.Array, eps_BLC: jax.Array, *, groups: Groups,
+    solver: flow.Solver,
+) -> jax.Array:
+    """The map, group after group."""
     made = []
     for begin, end in groups.runs(0, groups.count):
         first, stop, size = groups.starts[begin], groups.starts[end], groups.sizes[begin]
@@ -171,26 +228,56 @@ def _map_all_tokens(
         def one(_: None, eps_BSC: jax.Array, log_p: jax.Array = log_p) -> tuple:
             return None, flow.noise_to_ids(eps_BSC, log_p, codes_VC, solver)
 
-        made.append(jax.lax.scan(one, None, jnp.swapaxes(eps, 0, 1))[1])
-    return made
+        ids = jax.lax.scan(one, None, jnp.swapaxes(eps, 0, 1))[1]
+        made.append(jnp.swapaxes(ids, 0, 1).reshape(len(eps_BLC), -1))
+    return jnp.concatenate(made, axis=1)
 
 
-def _training_rows(config: Config, batch: int) -> dict[str, jax.Array]:
-    index = jnp.arange(batch, dtype=jnp.int32)
+def _training_rows(config: Config, batch: int) -> dict[str, np.ndarray]:
+    index = np.arange(batch, dtype=np.int32)
     return {"index": index, "condition": index % config.data.num_classes,
             "ids": _ids(batch, config)}
+
+
+def _reading(config: Config, batch: int) -> Callable[[], Any]:
+    """The batches of a training, from a store of random pairs, also onto the devices."""
+    batches = None
+
+    def read() -> Any:
+        nonlocal batches
+        if batches is None:
+            batches = iter(_stored_batches(config, batch))
+        return sharding.rows(next(batches), batch)
+
+    return read
+
+
+def _stored_batches(config: Config, batch: int) -> Iterator[dict[str, np.ndarray]]:
+    count = max(batch, 20_000)
+    with tempfile.TemporaryDirectory() as folder:
+        store = Store(Path(folder))
+        about = {"count": count, "per_shard": count, "length": config.groups.length}
+        store.create(about, {})
+        store.write(*store.shards(), np.zeros(count, np.int32), _ids(count, config))
+        yield from data.batches(store.source(), batch, config.seed).to_iter_dataset(
+            grain.ReadOptions(num_threads=1)
+        )
 
 
 def _training_step(
     config: Config, models: sample.Parts, frozen: distill.Frozen, batch: int
 ) -> Callable[[], Any]:
     loss = functools.partial(distill.loss, config=config, noise_seed=0)
-    rows, state = _training_rows(config, batch), None
+    train.check_batch(TRAINING, dataclasses.replace(config.distill.train, batch=batch),
+                      sharding.devices())
+    rows, state = sharding.rows(_training_rows(config, batch), batch), None
 
     def step() -> Any:
         nonlocal state
         if state is None:
-            state = train.init_state(jax.tree.map(jnp.copy, models.student), config.distill.train)
+            # A copy, since the step uses up its buffers.
+            student = jax.tree.map(jnp.copy, models.student)
+            state = train.init_state(student, config.distill.train)
         state, scalars = train.train_step(
             state, frozen=frozen, batch=rows, key=jax.random.key(0), stop=jnp.zeros(1, bool),
             loss=loss, config=config.distill.train,
@@ -237,6 +324,7 @@ def _table_row(row: dict[str, Any]) -> str:
         "pairs_per_second": "{:.3g} pairs a second",
         "flow_map_share": "{:.0%} of it in the flow map",
         "model_flop_utilisation": "{:.0%} of peak",
+        "share_of_a_training_step": "{:.2%} of a training step",
         "peak_source": "({})",
     }
     note = ", ".join(text.format(row[key]) for key, text in notes.items() if key in row)
@@ -251,7 +339,8 @@ def main(config: Config) -> None:
     output = Path(_OUTPUT.value) if _OUTPUT.value else None
     if output and output.exists():
         raise UserError(f"--output={output} exists already; name another file")
-    result = benchmark(config)
+    with jax.set_mesh(sharding.make_mesh(config.mesh.fsdp)):
+        result = benchmark(config)
     print(table(result), json.dumps(result), sep="\n\n")
     if output:
         files.write_json(output, result)
