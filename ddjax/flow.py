@@ -71,6 +71,10 @@ def posterior_logits(
     return log_p + r * (inner - r * jnp.broadcast_to(half_square_V, inner.shape))
 
 
+# Tokens solved at once: what they need stays in a cache, and a whole batch of images in memory.
+PORTION = 256
+
+
 def noise_to_ids(
     eps: jax.Array, log_p: jax.Array, codes_VC: jax.Array, solver: Solver
 ) -> jax.Array:
@@ -88,14 +92,36 @@ def noise_to_ids(
     """
     dtype = jnp.promote_types(eps.dtype, jnp.float32)
     codes_VC = normalise_codes(codes_VC.astype(dtype))
-    log_p = log_p.astype(dtype)
+
+    def solve(tokens: tuple[jax.Array, jax.Array]) -> jax.Array:
+        eps_NC, log_p_NV = tokens
+        return _solve(eps_NC.astype(dtype), log_p_NV.astype(dtype), codes_VC, solver)
+
+    # One axis of tokens: products over several are far slower on a CPU.
+    tokens = tuple(x.reshape(-1, x.shape[-1]) for x in (eps, log_p))
+    portions, rest = divmod(len(tokens[0]), PORTION)
+    if portions > 1:
+        size = portions * PORTION
+        cut = tuple(x[:size].reshape(portions, PORTION, x.shape[-1]) for x in tokens)
+        ids = [jax.lax.map(solve, cut).reshape(-1)]
+        ids += [solve(tuple(x[size:] for x in tokens))] if rest else []
+    else:
+        ids = [solve(tokens)]
+    return jnp.concatenate(ids).reshape(eps.shape[:-1])
+
+
+def _solve(
+    eps_NC: jax.Array, log_p_NV: jax.Array, codes_VC: jax.Array, solver: Solver
+) -> jax.Array:
+    """Ids [N] of tokens, from codes as `normalise_codes` gives them."""
+    dtype = eps_NC.dtype
     grid = jnp.asarray(solver.grid(), dtype)
     weights = jnp.asarray(solver.weights(), dtype)
 
     def step(carry: tuple, row: tuple) -> tuple:
         y, slopes = carry
         r, weights_row = row
-        posterior = jax.nn.softmax(posterior_logits(log_p, y, r, codes_VC), axis=-1)
+        posterior = jax.nn.softmax(posterior_logits(log_p_NV, y, r, codes_VC), axis=-1)
         slope = jnp.einsum(
             "...v,vc->...c", posterior, codes_VC, precision=jax.lax.Precision.HIGHEST
         )
@@ -105,10 +131,9 @@ def noise_to_ids(
         )
         return (y + change, slopes), None
 
-    y = eps.astype(dtype)
-    slopes = jnp.zeros((solver.order, *y.shape), dtype)
-    (y, _), _ = jax.lax.scan(step, (y, slopes), (grid[:-1], weights))
-    posterior = posterior_logits(log_p, y, grid[-1], codes_VC)
+    slopes = jnp.zeros((solver.order, *eps_NC.shape), dtype)
+    (y, _), _ = jax.lax.scan(step, (eps_NC, slopes), (grid[:-1], weights))
+    posterior = posterior_logits(log_p_NV, y, grid[-1], codes_VC)
     # The arg max of what is not a number would be a code like any other.
     ids = jnp.where(jnp.isnan(posterior).any(axis=-1), -1, jnp.argmax(posterior, axis=-1))
     return ids.astype(jnp.int32)

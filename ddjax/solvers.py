@@ -73,10 +73,8 @@ def random_distributions(vocab: int, code_dim: int, tokens: int) -> tuple[jax.Ar
 def solve(
     eps: jax.Array, log_p: jax.Array, codes_VC: jax.Array, solver: flow.Solver
 ) -> jax.Array:
-    """`flow.noise_to_ids` in portions, so that a large codebook fits into memory."""
-    return jax.lax.map(
-        lambda token: flow.noise_to_ids(*token, codes_VC, solver), (eps, log_p), batch_size=256
-    )
+    """`flow.noise_to_ids`, compiled."""
+    return flow.noise_to_ids(eps, log_p, codes_VC, solver)
 
 
 def bias(ids: np.ndarray, log_p: np.ndarray) -> float:
