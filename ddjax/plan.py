@@ -16,13 +16,26 @@ import jax.numpy as jnp
 from absl import flags
 from flax import nnx
 
-from ddjax import cli, distill, flops, memory, pair_generation, sharding, train, weights
+from ddjax import (
+    cli,
+    distill,
+    flops,
+    memory,
+    pair_generation,
+    plan_compiled,
+    sharding,
+    train,
+    weights,
+)
 from ddjax.config import Config
 from ddjax.devices import DEVICES, Device
 from ddjax.guidance import Guided
 
 _DEVICES = flags.DEFINE_integer("devices", 1, "How many", lower_bound=1)
 _DEVICE = flags.DEFINE_enum("device", None, list(DEVICES), "Which kind")
+_COMPILE = flags.DEFINE_bool(
+    "compile", False, "Also compile the programs for pretended devices; takes minutes"
+)
 _UTILISATION = flags.DEFINE_float(
     "utilisation", 0.3, "Share of the data sheet's rates that is reached", 0.01, 1.0
 )
@@ -207,6 +220,22 @@ def time_table(stages: list[Stage], devices: int, device: Device, utilisation: f
     return "\n".join([*lines, f"| **together** | | | | | | {total:.1f} |"])
 
 
+def compiled_table(config: Config, devices: int) -> str:
+    """What XLA's compiler for CPUs takes for the same programs, as Markdown."""
+    nets = models(config)
+    plan_compiled.pretend(devices)
+    with jax.set_mesh(sharding.make_mesh(config.mesh.fsdp)):
+        training = plan_compiled.training_step(config, nets)
+    with jax.set_mesh(sharding.one_device()):
+        pairs = plan_compiled.pairs(config, nets)
+    return "\n".join([
+        f"| compiled for {devices} pretended CPU devices | arguments, GB a device | intermediate |",
+        "| --- | ---: | ---: |",
+        *(f"| {name} | {found.arguments / 1e9:.3f} | {found.intermediate / 1e9:.3f} |"
+          for name, found in (("pairs", pairs), ("distill", training))),
+    ])
+
+
 NOTES = """\
 How this is estimated
 - Activations and intermediate values: the most bytes alive at once when the traced program runs in
@@ -247,6 +276,8 @@ def report(config: Config, devices: int, kind: str, utilisation: float) -> str:
 def main(config: Config) -> None:
     """Print the plan."""
     print(report(config, _DEVICES.value, _DEVICE.value, _UTILISATION.value))
+    if _COMPILE.value:
+        print("\n" + compiled_table(config, _DEVICES.value))
 
 
 if __name__ == "__main__":

@@ -156,6 +156,11 @@ def rows(tree: Any, size: int) -> Any:
     return jax.tree.map(one, tree)
 
 
+def rows_like(tree: Any) -> Any:
+    """Shapes and types of batches, said to lie as `rows` puts them."""
+    return jax.tree.map(lambda array: _put(array, ROWS), tree)
+
+
 def local_rows(size: int) -> np.ndarray:
     """Which rows of a batch of `size` the devices of this process hold, rising."""
     sharding = NamedSharding(_current(), ROWS)

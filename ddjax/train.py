@@ -93,7 +93,8 @@ def learning_rate(config: Train) -> optax.Schedule:
 
 
 @functools.partial(jax.jit, static_argnames="config")
-def _first_state(model: nnx.Module, config: Train) -> State:
+def first_state(model: nnx.Module, config: Train) -> State:
+    """Step 0 of a model that is laid out over the current mesh."""
     # The average starts as a copy, since the step's buffers are donated.
     ema = jax.tree.map(jnp.copy, model)
     state = State(jnp.zeros((), jnp.int32), model, ema, optimizer(config).init(model))
@@ -101,8 +102,8 @@ def _first_state(model: nnx.Module, config: Train) -> State:
 
 
 def init_state(model: nnx.Module, config: Train) -> State:
-    """Step 0, laid out over the current mesh."""
-    return _first_state(sharding.cut(model), config)
+    """Step 0 of any model, laid out over the current mesh."""
+    return first_state(sharding.cut(model), config)
 
 
 @functools.partial(jax.jit, static_argnames=("loss", "config"), donate_argnames="state")

@@ -29,6 +29,7 @@ RANKS = [
     ["sample", "teacher"],
     ["distill", "report"],
     ["evaluate"],
+    ["plan_compiled"],
     ["main", "benchmark", "solvers", "plan"],
 ]
 
