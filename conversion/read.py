@@ -1,14 +1,15 @@
 """Reading checkpoints that strangers made: nothing in them is run, and whatever is wrong is said.
 
 PyTorch files are read with `weights_only=True`, which builds tensors and plain containers only,
-and mapped into memory, so that only the weights that are used take any.
+and mapped into memory, so that only the weights that are used take any. Before that their own
+checksums are compared; files from before the zip format (PyTorch 1.6) have none, and cannot be
+mapped.
 """
 
 import argparse
 import pickle
 import re
 import warnings
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import safetensors
 import safetensors.torch
 import torch
 
+from conversion import checksums
 from ddjax.errors import UserError
 
 Tensors = Mapping[str, torch.Tensor]
@@ -55,12 +57,14 @@ def read(file: Path, averaged: bool | None = None) -> Tensors:
 
 def _load(file: Path) -> Any:
     try:
-        # Files from before the zip format (PyTorch 1.6) cannot be mapped.
+        zipped = checksums.is_zip(file)
+        if zipped:
+            checksums.verify(file)
         with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return torch.load(
-                file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file)
-            )
+            return torch.load(file, map_location="cpu", weights_only=True, mmap=zipped)
+    except UserError:
+        raise
     except Exception as error:  # a damaged pickle can fail in any way
         message = str(error)
         code = re.search(r"GLOBAL (\S+)", message)
