@@ -26,7 +26,7 @@ from absl import flags
 from conversion import follow, llamagen, llamagen_vq, lpips, var, var_vq
 from conversion.read import Tensors, read
 from conversion.tables import Shapes, Table
-from ddjax import cli, files, progress, weights
+from ddjax import cli, files, weights
 from ddjax.errors import UserError
 
 TABLES = {
@@ -110,9 +110,8 @@ def convert(
         hint = f"; it looks like --model={like[0]}" if like else ""
         raise UserError(f"{source} does not fit --model={model}{hint}: {error}") from None
     arrays = follow.fill(moves, lambda name: _array(name, tensors[name]), _shapes(leaves))
-    bar = progress.bar(arrays, "convert", len(leaves))
     try:
-        weights.write(output, table.kind, config, leaves, bar)
+        weights.write(output, table.kind, config, leaves, arrays)
     except UserError as error:
         raise UserError(f"{source}: {error}") from None
     count = sum(leaf.size for leaf in leaves.values())

@@ -4,16 +4,16 @@ The same form for what a run trained and for what was converted from PyTorch.
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import jax
 import numpy as np
 import safetensors
-import safetensors.numpy
 from flax import nnx
 
 from ddjax import files
@@ -77,17 +77,23 @@ def write(
     Returns:
       the digest.
     """
-    of_arrays = {}
     with files.atomic(directory) as temporary:
         temporary.mkdir()
         with (temporary / "weights.safetensors").open("wb") as file:
             file.write(_safetensors_header(leaves))
-            for name, array in zip(leaves, arrays, strict=True):
-                of_arrays[name] = array_digest(array)
-                file.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+            # Unlike a loop, a map lets go of an array before it asks for the next.
+            written = map(functools.partial(_write_array, file), arrays)
+            of_arrays = dict(zip(leaves, written, strict=True))
         about = {"kind": kind, "config": dataclasses.asdict(config), "sha256": digest(of_arrays)}
         (temporary / "config.json").write_text(json.dumps(about, indent=1) + "\n")
     return about["sha256"]
+
+
+def _write_array(file: BinaryIO, array: np.ndarray) -> str:
+    """Append the bytes of an array; returns its digest."""
+    array = np.ascontiguousarray(array)
+    file.write(array.reshape(-1).view(np.uint8).data)
+    return array_digest(array)
 
 
 def _safetensors_header(leaves: Mapping[str, Any]) -> bytes:
@@ -138,7 +144,7 @@ def read(directory: Path | str) -> tuple[str, Any, dict[str, np.ndarray]]:
     about = _read_about(directory)
     file = directory / "weights.safetensors"
     try:
-        arrays = safetensors.numpy.load_file(file)
+        arrays = _read_arrays(file)
     except FileNotFoundError:
         raise UserError(f"{file} is missing; make the folder anew") from None
     except (safetensors.SafetensorError, OSError) as error:
@@ -153,6 +159,17 @@ def read(directory: Path | str) -> tuple[str, Any, dict[str, np.ndarray]]:
             f"{directory / 'config.json'} is damaged ({error}); make the folder anew"
         ) from None
     return about["kind"], config, arrays
+
+
+def _read_arrays(file: Path) -> dict[str, np.ndarray]:
+    """Opened anew for each array: what was read of an open file counts as memory of its own."""
+    with safetensors.safe_open(file, "numpy") as opened:
+        names = list(opened.keys())
+    arrays = {}
+    for name in names:
+        with safetensors.safe_open(file, "numpy") as opened:
+            arrays[name] = opened.get_tensor(name)
+    return arrays
 
 
 def template(kind: str, config: Any) -> nnx.Module:

@@ -5,6 +5,7 @@ import errno
 import os
 import subprocess
 import sys
+import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -79,6 +80,25 @@ def test_converting_twice_gives_the_same_digest(tmp_path):
     for name in "ab":
         small(saved(tmp_path / "x.pt", {"model": state()}), tmp_path / name)
     assert weights.saved_digest(tmp_path / "a") == weights.saved_digest(tmp_path / "b")
+
+
+def allocated(function):
+    """The most memory that Python and numpy had at a time."""
+    tracemalloc.start()
+    try:
+        function()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_one_array_at_a_time_is_held_beside_the_weights(tmp_path, monkeypatch):
+    """The largest is a quarter of all."""
+    monkeypatch.setitem(SMALL, "width", 96)
+    file = saved(tmp_path / "x.pt", state(layers=60))
+    size = file.stat().st_size
+    assert allocated(lambda: small(file, tmp_path / "m")) < 0.4 * size
+    assert allocated(lambda: restore(tmp_path / "m", tmp_path / "back.pt")) < 1.4 * size
 
 
 def test_layers_are_stacked_in_order_and_kernels_turned(tmp_path):
