@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from absl import flags
 
-from conversion import follow, llamagen, llamagen_vq, lpips, var, var_vq
+from conversion import follow, kinds, llamagen, llamagen_vq, lpips, var, var_vq
 from conversion.read import Tensors, read
 from conversion.tables import Shapes, Table
 from ddjax import cli, files, weights
@@ -100,14 +100,15 @@ def convert(
     """
     _refuse_existing(output)
     table, source = TABLES[model], " and ".join(map(str, checkpoints))
-    tensors = {k: v for file in checkpoints for k, v in read(file, averaged).items()}
+    parts = [read(file, averaged) for file in checkpoints]
+    tensors = _together(parts, source)
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     try:
         config, leaves = _target(table, shapes, given)
         moves = follow.plan(shapes, table, _shapes(leaves))
     except UserError as error:
-        like = [name for name in TABLES if name != model and _fits(TABLES[name], shapes, given)]
-        hint = f"; it looks like --model={like[0]}" if like else ""
+        like = kinds.likeliest(list(parts[0]), TABLES.values())
+        hint = f"; it looks like --model={like}" if like not in (None, model) else ""
         raise UserError(f"{source} does not fit --model={model}{hint}: {error}") from None
     arrays = follow.fill(moves, lambda name: _array(name, tensors[name]), _shapes(leaves))
     try:
@@ -134,6 +135,16 @@ def restore(folder: Path, output: Path) -> str:
     return f"{output}: {len(found)} tensors"
 
 
+def _together(parts: Sequence[Tensors], source: str) -> Tensors:
+    tensors: dict[str, torch.Tensor] = {}
+    for part in parts:
+        twice = tensors.keys() & part.keys()
+        if twice:
+            raise UserError(f"{source}: both hold {min(twice)}; give files that belong together")
+        tensors |= part
+    return tensors
+
+
 def _target(
     table: Table, shapes: Shapes, given: Mapping[str, Any]
 ) -> tuple[Any, dict[str, Any]]:
@@ -153,19 +164,6 @@ def _target(
 
 def _shapes(leaves: Mapping[str, Any]) -> Shapes:
     return {name: leaf.shape for name, leaf in leaves.items()}
-
-
-def _fits(table: Table, shapes: Shapes, given: Mapping[str, Any]) -> bool:
-    """Whether it is a checkpoint of this table; what comes from another file may be missing."""
-    known = inspect.signature(table.config).parameters.keys()
-    given = {name: value for name, value in given.items() if name in known}
-    try:
-        if table is var.TEACHER and "quantize.embedding.weight" not in shapes:
-            return var.looks_like_teacher(shapes, **given)
-        follow.plan(shapes, table, _shapes(_target(table, shapes, given)[1]))
-    except UserError:
-        return False
-    return True
 
 
 def _array(name: str, tensor: torch.Tensor) -> np.ndarray:

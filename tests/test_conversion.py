@@ -229,16 +229,38 @@ def test_sizes_that_do_not_fit_are_said(tmp_path):
         convert("llamagen_student", [file], tmp_path / "m", None, {"code_dim": 4})
 
 
-@pytest.mark.parametrize("wrong, right", [
-    ("llamagen_student", "llamagen"),
-    ("llamagen", "llamagen_student"),
-    ("llamagen_tokenizer", "llamagen"),
-    ("llamagen", "llamagen_tokenizer"),
+@pytest.mark.parametrize(("right", "name"), [
+    *((model, name) for model, (name, _) in CASES.items()),
+    ("var", "var"), ("var_tokenizer", "var_vqvae"), ("var_student", "dd_var"),
 ])
-def test_the_wrong_model_is_named_with_the_right_one(tmp_path, wrong, right):
-    file = FOLDER / f"{CASES[right][0]}.pt"
-    with pytest.raises(UserError, match=f"not fit --model={wrong}; it looks like --model={right}:"):
-        convert(wrong, [file], tmp_path / "m", None, {})
+def test_any_wrong_model_is_named_with_the_right_one(tmp_path, right, name):
+    """By names alone: sizes that only the user knows are not said."""
+    for wrong in torch_to_flax.TABLES.keys() - {right}:
+        with pytest.raises(UserError, match=rf"--model={wrong}; it looks like --model={right}:"):
+            convert(wrong, [FOLDER / f"{name}.pt"], tmp_path / "m", None, {})
+
+
+def test_a_student_with_a_tokenizer_beside_it_is_no_teacher(tmp_path):
+    files = [FOLDER / "dd_var.pt", FOLDER / "var_vqvae.pt"]
+    with pytest.raises(UserError, match="--model=var; it looks like --model=var_student: "):
+        convert("var", files, tmp_path / "m", None, {"scales": (1, 2, 3, 4)})
+
+
+def test_what_is_of_no_kind_or_of_the_right_one_is_not_said_to_be_another(tmp_path):
+    file = saved(tmp_path / "x.pt", {"a": torch.ones(1), "norm.weight": torch.ones(1)})
+    with pytest.raises(UserError, match=r"x\.pt does not fit --model=lpips: it holds no weights"):
+        convert("lpips", [file], tmp_path / "m", None, {})
+    less = state()
+    del less["norm.weight"]
+    with pytest.raises(UserError, match=r"x\.pt does not fit --model=llamagen: nothing fills"):
+        small(saved(tmp_path / "x.pt", less), tmp_path / "m")
+
+
+def test_two_files_with_the_same_weights_are_refused(tmp_path):
+    """Else the second's would stand under the first's name."""
+    a, b = (saved(tmp_path / f"{name}.pt", state()) for name in "ab")
+    with pytest.raises(UserError, match=r"a\.pt and \S*b\.pt: both hold cls_embedding\.emb"):
+        convert("llamagen", [a, b], tmp_path / "m", None, {"num_heads": 2, "grid": 2})
 
 
 def test_nothing_is_overwritten_and_a_full_disk_leaves_nothing(tmp_path, monkeypatch):
