@@ -40,6 +40,8 @@ def verify(file: Path) -> None:
 
 def _refuse_ambiguous(file: Path, records: list[zipfile.ZipInfo]) -> None:
     """What is whole, but not what PyTorch would read: it maps records as if they were stored."""
+    if records and min(record.header_offset for record in records) > 0:
+        raise UserError(f"{file} holds something before its zip; get the file anew")
     names = set()
     for record in records:
         if record.compress_type != zipfile.ZIP_STORED:

@@ -11,6 +11,7 @@ exactly; the way back writes float32.
 """
 
 import inspect
+import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -120,13 +121,17 @@ def convert(
 
 
 def restore(folder: Path, output: Path) -> str:
-    """Write a PyTorch checkpoint, as published, of a model folder; returns one line about it."""
+    """Write a PyTorch checkpoint, as published, of a model folder; returns one line about it.
+
+    Raises:
+      UserError: the folder is damaged, or its kind has no PyTorch form; or `output` is there.
+    """
     _refuse_existing(output)
     kind, config, arrays = weights.read(folder)
     if kind not in TABLES:
         raise UserError(f"{folder} is a {kind}, which has no PyTorch form; {', '.join(TABLES)} do")
     table = TABLES[kind]
-    weights.check(weights.template(kind, config), arrays, str(folder))
+    weights.check(weights.own_template(folder, kind, config), arrays, str(folder))
     found = follow.invert(arrays, table) | table.buffers(config)
     found = {k: v for k, v in found.items() if not re.fullmatch(table.borrowed, k)}
     tree = _nest({name: torch.from_numpy(array) for name, array in found.items()}, table.places)
@@ -169,7 +174,7 @@ def _shapes(leaves: Mapping[str, Any]) -> Shapes:
 def _array(name: str, tensor: torch.Tensor) -> np.ndarray:
     if not tensor.is_floating_point():
         raise UserError(f"{name} is of {tensor.dtype}; weights are floating point")
-    return tensor.detach().float().numpy()
+    return tensor.float().numpy(force=True)
 
 
 def _nest(tensors: Tensors, places: tuple[tuple[str, ...], ...]) -> Any:
@@ -211,7 +216,7 @@ def main() -> None:
     output = Path(_OUTPUT.value or here / checkpoint.stem)
     others = [Path(flag.value) for flag in (_LINEAR, _TOKENIZER) if flag.value]
     beside = checkpoint.with_name(var.TOKENIZER_FILE)
-    if _MODEL.value == "var" and not _TOKENIZER.value and beside.exists():
+    if _MODEL.value == "var" and not _TOKENIZER.value and os.path.isfile(beside):
         others.append(beside)
     print(convert(_MODEL.value, [checkpoint, *others], output, _EMA.value, given))
 

@@ -129,9 +129,12 @@ def load(directory: Path | str, kind: str | None = None, sizes: Any = None) -> n
     found, config, arrays = read(directory)
     if kind not in (None, found):
         raise UserError(f"{directory} holds a {found}, where a {kind} is wanted")
-    if sizes is not None:
+    if sizes is None:
+        wanted = own_template(directory, found, config)
+    else:
         _check_sizes(directory, config, sizes)
-    return fill(template(found, sizes or config), arrays, str(directory / "weights.safetensors"))
+        wanted = template(found, sizes)
+    return fill(wanted, arrays, str(directory / "weights.safetensors"))
 
 
 def read(directory: Path | str) -> tuple[str, Any, dict[str, np.ndarray]]:
@@ -175,6 +178,20 @@ def _read_arrays(file: Path) -> dict[str, np.ndarray]:
 def template(kind: str, config: Any) -> nnx.Module:
     """A model of a kind whose leaves are shapes and types only; takes no memory."""
     return jax.eval_shape(lambda: MODELS[kind](config, rngs=nnx.Rngs(0)))
+
+
+def own_template(directory: Path, kind: str, config: Any) -> nnx.Module:
+    """The template of what `read` found in a folder.
+
+    Raises:
+      UserError: no model has such sizes.
+    """
+    try:
+        return template(kind, config)
+    except Exception as error:  # a size of another type fails wherever it is used first
+        raise UserError(
+            f"{directory / 'config.json'} is damaged ({error}); make the folder anew"
+        ) from None
 
 
 def _model_folder(directory: Path) -> Path:
@@ -231,7 +248,9 @@ def _read_about(directory: Path) -> dict[str, Any]:
         return {"sha256": about["sha256"], **about}
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{directory} is not a model folder: {file} is missing") from None
-    except (ValueError, KeyError, TypeError) as error:
+    except OSError as error:
+        raise UserError(f"{file} cannot be read ({error})") from None
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{file} is damaged ({error}); make the folder anew") from None
 
 
