@@ -6,12 +6,13 @@ is touched; then tensors are copied one by one.
 
 import collections
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
 
 from conversion.tables import Array, Rule, Shapes, Table, Transform
+from ddjax import progress
 from ddjax.errors import UserError
 
 
@@ -102,7 +103,7 @@ def _list(problems: list[str], shown: int = 12) -> str:
 def fill(
     moves: Iterable[Move], source: Callable[[str], Array], targets: Shapes
 ) -> Iterator[Array]:
-    """Our arrays, float32, in the order of `targets`, made one by one.
+    """Our arrays, float32, in the order of `targets`, made one by one under a progress bar.
 
     Raises:
       UserError: NaN or infinity in a tensor.
@@ -110,12 +111,19 @@ def fill(
     by_target = collections.defaultdict(list)
     for move in moves:
         by_target[move.target].append(move)
-    for name, shape in targets.items():
-        array = np.empty(shape, np.float32)
-        for move in by_target[name]:
-            place = ... if move.layer is None else move.layer
-            array[place] = _piece(move, source(move.source))
-        yield array
+    # No name holds an array here, nor does the bar, while the next is made.
+    for name, shape in progress.bar(targets.items(), "convert", len(targets)):
+        yield _filled(shape, by_target[name], source)
+
+
+def _filled(
+    shape: tuple[int, ...], moves: Iterable[Move], source: Callable[[str], Array]
+) -> Array:
+    array = np.empty(shape, np.float32)
+    for move in moves:
+        place = ... if move.layer is None else move.layer
+        array[place] = _piece(move, source(move.source))
+    return array
 
 
 def _piece(move: Move, tensor: Array) -> Array:
@@ -127,24 +135,31 @@ def _piece(move: Move, tensor: Array) -> Array:
     return move.transform.forward(np.split(tensor, move.transform.parts)[move.transform.part])
 
 
-def invert(arrays: Mapping[str, Array], table: Table) -> dict[str, Array]:
-    """PyTorch's tensors from ours, in the order of the rules: the inverse of `fill`."""
+def invert(arrays: dict[str, Array], table: Table) -> dict[str, Array]:
+    """PyTorch's tensors from ours, in the order of the rules: the inverse of `fill`.
+
+    Takes each array out of `arrays` as it goes, so that no more than one is held twice.
+    """
     pieces: dict[str, dict[int, Array]] = {}
     for rule in table.rules:
         pattern = _target_pattern(rule)
-        for name, array in arrays.items():
-            match = re.fullmatch(pattern, name)
-            if match is None:
-                continue
-            stacked = "(?P<layer>" in rule.pattern
-            for layer, single in enumerate(array) if stacked else [(0, array)]:
-                source = _source_name(rule, match, layer)
-                tensor = np.ascontiguousarray(rule.transform.inverse(single))
+        for match in [found for name in arrays if (found := re.fullmatch(pattern, name))]:
+            for source, tensor in _singles(rule, match, arrays.pop(match.string)):
                 pieces.setdefault(source, {})[rule.transform.part] = tensor
-    return {
-        name: found[0] if len(found) == 1 else np.concatenate([found[i] for i in sorted(found)])
-        for name, found in pieces.items()
-    }
+    return {name: _joined(pieces.pop(name)) for name in list(pieces)}
+
+
+def _singles(rule: Rule, match: re.Match, array: Array) -> Iterator[tuple[str, Array]]:
+    """The PyTorch tensors, or pieces of them, in an array; of each layer where it is stacked."""
+    stacked = "(?P<layer>" in rule.pattern
+    for layer, single in enumerate(array) if stacked else [(0, array)]:
+        # A copy: a part of a stacked array would keep the whole.
+        tensor = rule.transform.inverse(single).copy(order="C")
+        yield _source_name(rule, match, layer), tensor
+
+
+def _joined(pieces: dict[int, Array]) -> Array:
+    return pieces[0] if len(pieces) == 1 else np.concatenate([pieces[i] for i in sorted(pieces)])
 
 
 _GROUP = re.compile(r"\((?!\?P<layer>)([^()]*)\)")

@@ -1,14 +1,16 @@
 """Reading checkpoints that strangers made: nothing in them is run, and whatever is wrong is said.
 
 PyTorch files are read with `weights_only=True`, which builds tensors and plain containers only,
-and mapped into memory, so that only the weights that are used take any.
+and mapped into memory, so that only the weights that are used take any. Before that their own
+checksums are compared; files from before the zip format (PyTorch 1.6) have none, and cannot be
+mapped.
 """
 
 import argparse
+import os
 import pickle
 import re
 import warnings
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ import safetensors
 import safetensors.torch
 import torch
 
+from conversion import checksums
 from ddjax.errors import UserError
 
 Tensors = Mapping[str, torch.Tensor]
@@ -37,7 +40,7 @@ def read(file: Path, averaged: bool | None = None) -> Tensors:
     Raises:
       UserError: the file is not there, is damaged, holds code, or holds no such weights.
     """
-    if not file.is_file():
+    if not os.path.isfile(file):  # unlike Path.is_file, it never raises
         raise UserError(f"{file} is not a file")
     if file.suffix == ".safetensors":
         if averaged:
@@ -55,12 +58,16 @@ def read(file: Path, averaged: bool | None = None) -> Tensors:
 
 def _load(file: Path) -> Any:
     try:
-        # Files from before the zip format (PyTorch 1.6) cannot be mapped.
+        zipped = checksums.is_zip(file)
+        if zipped:
+            checksums.verify(file)
         with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return torch.load(
-                file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file)
-            )
+            return torch.load(file, map_location="cpu", weights_only=True, mmap=zipped)
+    except UserError:
+        raise
+    except OSError as error:
+        raise UserError(f"{file} cannot be read ({error})") from None
     except Exception as error:  # a damaged pickle can fail in any way
         message = str(error)
         code = re.search(r"GLOBAL (\S+)", message)
@@ -69,10 +76,9 @@ def _load(file: Path) -> Any:
                 f"{file} holds code ({code[1]}) beside weights and is not read; get a file of "
                 "weights alone"
             ) from None
-        # What PyTorch says of a pickle that it cannot read advises to run what is in it.
-        why = "" if isinstance(error, pickle.UnpicklingError | KeyError) else (
-            f" ({_first_line(message)})"
-        )
+        # What PyTorch says of files that it cannot read often advises to run what is in them.
+        silent = isinstance(error, pickle.UnpicklingError | KeyError) or "weights_only" in message
+        why = "" if silent else f" ({_first_line(message)})"
         raise UserError(
             f"{file} is damaged, or is no checkpoint of PyTorch{why}; get it anew"
         ) from None
@@ -81,7 +87,9 @@ def _load(file: Path) -> Any:
 def _load_safetensors(file: Path) -> Tensors:
     try:
         return safetensors.torch.load_file(file)
-    except (safetensors.SafetensorError, OSError) as error:
+    except OSError as error:
+        raise UserError(f"{file} cannot be read ({error})") from None
+    except safetensors.SafetensorError as error:
         raise UserError(
             f"{file} is damaged, or is no safetensors file ({_first_line(str(error))}); get it anew"
         ) from None

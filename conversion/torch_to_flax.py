@@ -11,6 +11,7 @@ exactly; the way back writes float32.
 """
 
 import inspect
+import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -23,10 +24,10 @@ import numpy as np
 import torch
 from absl import flags
 
-from conversion import follow, llamagen, llamagen_vq, lpips, var, var_vq
+from conversion import follow, kinds, llamagen, llamagen_vq, lpips, var, var_vq
 from conversion.read import Tensors, read
 from conversion.tables import Shapes, Table
-from ddjax import cli, files, progress, trees, weights
+from ddjax import cli, files, trees, weights
 from ddjax.errors import UserError
 
 TABLES = {
@@ -100,19 +101,19 @@ def convert(
     """
     _refuse_existing(output)
     table, source = TABLES[model], " and ".join(map(str, checkpoints))
-    tensors = {k: v for file in checkpoints for k, v in read(file, averaged).items()}
+    parts = [read(file, averaged) for file in checkpoints]
+    tensors = _together(parts, source)
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     try:
         config, leaves = _target(table, shapes, given)
         moves = follow.plan(shapes, table, _shapes(leaves))
     except UserError as error:
-        like = [name for name in TABLES if name != model and _fits(TABLES[name], shapes, given)]
-        hint = f"; it looks like --model={like[0]}" if like else ""
+        like = kinds.likeliest(list(parts[0]), TABLES.values())
+        hint = f"; it looks like --model={like}" if like not in (None, model) else ""
         raise UserError(f"{source} does not fit --model={model}{hint}: {error}") from None
     arrays = follow.fill(moves, lambda name: _array(name, tensors[name]), _shapes(leaves))
-    bar = progress.bar(arrays, "convert", len(leaves))
     try:
-        weights.write(output, table.kind, config, leaves, bar)
+        weights.write(output, table.kind, config, leaves, arrays)
     except UserError as error:
         raise UserError(f"{source}: {error}") from None
     count = sum(leaf.size for leaf in leaves.values())
@@ -120,19 +121,33 @@ def convert(
 
 
 def restore(folder: Path, output: Path) -> str:
-    """Write a PyTorch checkpoint, as published, of a model folder; returns one line about it."""
+    """Write a PyTorch checkpoint, as published, of a model folder; returns one line about it.
+
+    Raises:
+      UserError: the folder is damaged, or its kind has no PyTorch form; or `output` is there.
+    """
     _refuse_existing(output)
     kind, config, arrays = weights.read(folder)
     if kind not in TABLES:
         raise UserError(f"{folder} is a {kind}, which has no PyTorch form; {', '.join(TABLES)} do")
     table = TABLES[kind]
-    weights.check(weights.template(kind, config), arrays, str(folder))
+    weights.check(weights.own_template(folder, kind, config), arrays, str(folder))
     found = follow.invert(arrays, table) | table.buffers(config)
     found = {k: v for k, v in found.items() if not re.fullmatch(table.borrowed, k)}
     tree = _nest({name: torch.from_numpy(array) for name, array in found.items()}, table.places)
     with files.atomic(output) as temporary, temporary.open("wb") as file:
         torch.save(tree, file)
     return f"{output}: {len(found)} tensors"
+
+
+def _together(parts: Sequence[Tensors], source: str) -> Tensors:
+    tensors: dict[str, torch.Tensor] = {}
+    for part in parts:
+        twice = tensors.keys() & part.keys()
+        if twice:
+            raise UserError(f"{source}: both hold {min(twice)}; give files that belong together")
+        tensors |= part
+    return tensors
 
 
 def _target(
@@ -156,23 +171,10 @@ def _shapes(leaves: Mapping[str, Any]) -> Shapes:
     return {name: leaf.shape for name, leaf in leaves.items()}
 
 
-def _fits(table: Table, shapes: Shapes, given: Mapping[str, Any]) -> bool:
-    """Whether it is a checkpoint of this table; what comes from another file may be missing."""
-    known = inspect.signature(table.config).parameters.keys()
-    given = {name: value for name, value in given.items() if name in known}
-    try:
-        if table is var.TEACHER and "quantize.embedding.weight" not in shapes:
-            return var.looks_like_teacher(shapes, **given)
-        follow.plan(shapes, table, _shapes(_target(table, shapes, given)[1]))
-    except UserError:
-        return False
-    return True
-
-
 def _array(name: str, tensor: torch.Tensor) -> np.ndarray:
     if not tensor.is_floating_point():
         raise UserError(f"{name} is of {tensor.dtype}; weights are floating point")
-    return tensor.detach().float().numpy()
+    return tensor.float().numpy(force=True)
 
 
 def _nest(tensors: Tensors, places: tuple[tuple[str, ...], ...]) -> Any:
@@ -214,7 +216,7 @@ def main() -> None:
     output = Path(_OUTPUT.value or here / checkpoint.stem)
     others = [Path(flag.value) for flag in (_LINEAR, _TOKENIZER) if flag.value]
     beside = checkpoint.with_name(var.TOKENIZER_FILE)
-    if _MODEL.value == "var" and not _TOKENIZER.value and beside.exists():
+    if _MODEL.value == "var" and not _TOKENIZER.value and os.path.isfile(beside):
         others.append(beside)
     print(convert(_MODEL.value, [checkpoint, *others], output, _EMA.value, given))
 

@@ -52,12 +52,6 @@ def _teacher_config(shapes: Shapes, *, scales: tuple[int, ...] = SCALES) -> VARC
     return _transformer_config(shapes, scales, levels_before=0)
 
 
-def looks_like_teacher(shapes: Shapes, *, scales: tuple[int, ...] = SCALES) -> bool:
-    """Whether it would be one, had it the quantiser."""
-    _transformer_config(shapes, scales, levels_before=0)
-    return "n_d_embed.weight" not in shapes
-
-
 def _student_config(shapes: Shapes, *, scales: tuple[int, ...] = SCALES) -> VARConfig:
     # The condition is a level of its own before the scales.
     return _transformer_config(shapes, scales, levels_before=1)

@@ -5,16 +5,16 @@ The same form for what a run trained and for what was converted from PyTorch.
 
 import collections
 import dataclasses
+import functools
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import jax
 import numpy as np
 import safetensors
-import safetensors.numpy
 from flax import nnx
 
 from ddjax import files, hosts, sharding, trees
@@ -72,17 +72,23 @@ def write(
     Returns:
       the digest.
     """
-    of_arrays = {}
     with files.atomic(directory) as temporary:
         temporary.mkdir()
         with (temporary / "weights.safetensors").open("wb") as file:
             file.write(_safetensors_header(leaves))
-            for name, array in zip(leaves, arrays, strict=True):
-                of_arrays[name] = array_digest(array)
-                file.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+            # Unlike a loop, a map lets go of an array before it asks for the next.
+            written = map(functools.partial(_write_array, file), arrays)
+            of_arrays = dict(zip(leaves, written, strict=True))
         about = {"kind": kind, "config": dataclasses.asdict(config), "sha256": digest(of_arrays)}
         (temporary / "config.json").write_text(json.dumps(about, indent=1) + "\n")
     return about["sha256"]
+
+
+def _write_array(file: BinaryIO, array: np.ndarray) -> str:
+    """Append the bytes of an array; returns its digest."""
+    array = np.ascontiguousarray(array)
+    file.write(array.reshape(-1).view(np.uint8).data)
+    return array_digest(array)
 
 
 def _safetensors_header(leaves: Mapping[str, Any]) -> bytes:
@@ -118,9 +124,12 @@ def load(directory: Path | str, kind: str | None = None, sizes: Any = None) -> n
     found, config, arrays = read(directory)
     if kind not in (None, found):
         raise UserError(f"{directory} holds a {found}, where a {kind} is wanted")
-    if sizes is not None:
+    if sizes is None:
+        wanted = own_template(directory, found, config)
+    else:
         _check_sizes(directory, config, sizes)
-    return fill(template(found, sizes or config), arrays, str(directory / "weights.safetensors"))
+        wanted = template(found, sizes)
+    return fill(wanted, arrays, str(directory / "weights.safetensors"))
 
 
 def read(directory: Path | str) -> tuple[str, Any, dict[str, np.ndarray]]:
@@ -133,7 +142,7 @@ def read(directory: Path | str) -> tuple[str, Any, dict[str, np.ndarray]]:
     about = _read_about(directory)
     file = directory / "weights.safetensors"
     try:
-        arrays = safetensors.numpy.load_file(file)
+        arrays = _read_arrays(file)
     except FileNotFoundError:
         raise UserError(f"{file} is missing; make the folder anew") from None
     except (safetensors.SafetensorError, OSError) as error:
@@ -150,9 +159,34 @@ def read(directory: Path | str) -> tuple[str, Any, dict[str, np.ndarray]]:
     return about["kind"], config, arrays
 
 
+def _read_arrays(file: Path) -> dict[str, np.ndarray]:
+    """Opened anew for each array: what was read of an open file counts as memory of its own."""
+    with safetensors.safe_open(file, "numpy") as opened:
+        names = list(opened.keys())
+    arrays = {}
+    for name in names:
+        with safetensors.safe_open(file, "numpy") as opened:
+            arrays[name] = opened.get_tensor(name)
+    return arrays
+
+
 def template(kind: str, config: Any) -> nnx.Module:
     """A model of a kind whose leaves are shapes and types only; takes no memory."""
     return jax.eval_shape(lambda: MODELS[kind](config, rngs=nnx.Rngs(0)))
+
+
+def own_template(directory: Path, kind: str, config: Any) -> nnx.Module:
+    """The template of what `read` found in a folder.
+
+    Raises:
+      UserError: no model has such sizes.
+    """
+    try:
+        return template(kind, config)
+    except Exception as error:  # a size of another type fails wherever it is used first
+        raise UserError(
+            f"{directory / 'config.json'} is damaged ({error}); make the folder anew"
+        ) from None
 
 
 def _model_folder(directory: Path) -> Path:
@@ -220,7 +254,9 @@ def _read_about(directory: Path) -> dict[str, Any]:
         return {"sha256": about["sha256"], **about}
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{directory} is not a model folder: {file} is missing") from None
-    except (ValueError, KeyError, TypeError) as error:
+    except OSError as error:
+        raise UserError(f"{file} cannot be read ({error})") from None
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{file} is damaged ({error}); make the folder anew") from None
 
 

@@ -5,6 +5,7 @@ import errno
 import os
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -78,6 +79,25 @@ def test_converting_twice_gives_the_same_digest(tmp_path):
     for name in "ab":
         small(saved(tmp_path / "x.pt", {"model": state()}), tmp_path / name)
     assert weights.saved_digest(tmp_path / "a") == weights.saved_digest(tmp_path / "b")
+
+
+def allocated(function):
+    """The most memory that Python and numpy had at a time."""
+    tracemalloc.start()
+    try:
+        function()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_one_array_at_a_time_is_held_beside_the_weights(tmp_path, monkeypatch):
+    """The largest is a quarter of all."""
+    monkeypatch.setitem(SMALL, "width", 96)
+    file = saved(tmp_path / "x.pt", state(layers=60))
+    size = file.stat().st_size
+    assert allocated(lambda: small(file, tmp_path / "m")) < 0.4 * size
+    assert allocated(lambda: restore(tmp_path / "m", tmp_path / "back.pt")) < 1.4 * size
 
 
 def test_layers_are_stacked_in_order_and_kernels_turned(tmp_path):
@@ -175,6 +195,7 @@ def test_what_is_wrong_with_a_file_is_said(tmp_path, monkeypatch):
     refused(r"x\.pt is damaged, or is no checkpoint", content=whole[: len(whole) // 2])
     refused(r"x\.pt is damaged, or is no checkpoint", content=b"not a checkpoint")
     refused(r"x\.pt is damaged, or is no checkpoint", content=b"")
+    refused(r"x\.pt is damaged, or is no checkpoint of PyTorch; get it anew", content=bytes(1000))
     refused(r"x\.safetensors is damaged", content=whole, suffix="safetensors")
     refused(r"x\.pt holds code \(\w+\.system\)", {"model": state(), "x": Code()})
     assert not Path("pwned").exists()
@@ -194,8 +215,9 @@ def test_what_is_wrong_with_a_file_is_said(tmp_path, monkeypatch):
     refused(r"nothing fills trunk/transformer/blocks/mlp_norm/scale of layer 1", less)
     del less["output.weight"]
     refused(r"output\.weight is missing", less)
-    with pytest.raises(UserError, match="none is not a file"):
-        small(tmp_path / "none", tmp_path / "out")
+    for name in ("none", "n" * 300, "."):
+        with pytest.raises(UserError, match="is not a file"):
+            small(tmp_path / name, tmp_path / "out")
 
 
 def test_sizes_that_do_not_fit_are_said(tmp_path):
@@ -208,16 +230,38 @@ def test_sizes_that_do_not_fit_are_said(tmp_path):
         convert("llamagen_student", [file], tmp_path / "m", None, {"code_dim": 4})
 
 
-@pytest.mark.parametrize("wrong, right", [
-    ("llamagen_student", "llamagen"),
-    ("llamagen", "llamagen_student"),
-    ("llamagen_tokenizer", "llamagen"),
-    ("llamagen", "llamagen_tokenizer"),
+@pytest.mark.parametrize(("right", "name"), [
+    *((model, name) for model, (name, _) in CASES.items()),
+    ("var", "var"), ("var_tokenizer", "var_vqvae"), ("var_student", "dd_var"),
 ])
-def test_the_wrong_model_is_named_with_the_right_one(tmp_path, wrong, right):
-    file = FOLDER / f"{CASES[right][0]}.pt"
-    with pytest.raises(UserError, match=f"not fit --model={wrong}; it looks like --model={right}:"):
-        convert(wrong, [file], tmp_path / "m", None, {})
+def test_any_wrong_model_is_named_with_the_right_one(tmp_path, right, name):
+    """By names alone: sizes that only the user knows are not said."""
+    for wrong in torch_to_flax.TABLES.keys() - {right}:
+        with pytest.raises(UserError, match=rf"--model={wrong}; it looks like --model={right}:"):
+            convert(wrong, [FOLDER / f"{name}.pt"], tmp_path / "m", None, {})
+
+
+def test_a_student_with_a_tokenizer_beside_it_is_no_teacher(tmp_path):
+    files = [FOLDER / "dd_var.pt", FOLDER / "var_vqvae.pt"]
+    with pytest.raises(UserError, match="--model=var; it looks like --model=var_student: "):
+        convert("var", files, tmp_path / "m", None, {"scales": (1, 2, 3, 4)})
+
+
+def test_what_is_of_no_kind_or_of_the_right_one_is_not_said_to_be_another(tmp_path):
+    file = saved(tmp_path / "x.pt", {"a": torch.ones(1), "norm.weight": torch.ones(1)})
+    with pytest.raises(UserError, match=r"x\.pt does not fit --model=lpips: it holds no weights"):
+        convert("lpips", [file], tmp_path / "m", None, {})
+    less = state()
+    del less["norm.weight"]
+    with pytest.raises(UserError, match=r"x\.pt does not fit --model=llamagen: nothing fills"):
+        small(saved(tmp_path / "x.pt", less), tmp_path / "m")
+
+
+def test_two_files_with_the_same_weights_are_refused(tmp_path):
+    """Else the second's would stand under the first's name."""
+    a, b = (saved(tmp_path / f"{name}.pt", state()) for name in "ab")
+    with pytest.raises(UserError, match=r"a\.pt and \S*b\.pt: both hold cls_embedding\.emb"):
+        convert("llamagen", [a, b], tmp_path / "m", None, {"num_heads": 2, "grid": 2})
 
 
 def test_nothing_is_overwritten_and_a_full_disk_leaves_nothing(tmp_path, monkeypatch):
@@ -247,6 +291,14 @@ def test_a_place_that_cannot_be_written_is_told_and_nothing_is_left(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["x.pt", "y.pt"]
 
 
+def test_a_tensor_that_is_marked_negative_is_negated(tmp_path):
+    source = state()
+    wanted, source["norm.weight"] = -source["norm.weight"], torch._neg_view(source["norm.weight"])
+    small(saved(tmp_path / "x.pt", source), tmp_path / "m")
+    found = weights.read(tmp_path / "m")[2]["trunk/norm/scale"]
+    np.testing.assert_array_equal(found, wanted.numpy())
+
+
 def test_tensors_that_claim_more_than_the_file_holds_are_refused(tmp_path):
     huge = state() | {"output.weight": torch.zeros(1).expand(10**6, 128)}
     with pytest.raises(UserError, match=r"output\.weight is no plain tensor"):
@@ -262,8 +314,18 @@ def test_a_folder_whose_config_is_not_its_weights_goes_back_to_nothing(tmp_path)
     config.write_text(config.read_text().replace('"layers": ', '"layers": 1'))
     with pytest.raises(UserError, match="blocks/attention/wqkv/kernel is float32"):
         torch_to_flax.restore(tmp_path / "m", tmp_path / "back.pt")
-    config.write_text(config.read_text().replace('"heads"', '"heds"'))
-    with pytest.raises(UserError, match=r"config\.json is damaged"):
+    text = config.read_text()
+    for damaged in (
+        text.replace('"heads"', '"heds"'), text.replace("float32", "gloat32"),
+        text.replace('"width": 16', '"width": "16"'), "[" * 10**5,
+    ):
+        config.write_text(damaged)
+        for use in (weights.load, lambda folder: restore(folder, tmp_path / "back.pt")):
+            with pytest.raises(UserError, match=r"config\.json is damaged"):
+                use(tmp_path / "m")
+    config.unlink()
+    config.symlink_to(config.name)
+    with pytest.raises(UserError, match=r"config\.json cannot be read"):
         weights.load(tmp_path / "m")
 
 
