@@ -1,12 +1,14 @@
 """The plan's figures against formulas and published sizes; what does not fit is told."""
 
 import dataclasses
+import functools
 import importlib
 
+import jax
 import pytest
 from absl import flags
 
-from ddjax import plan
+from ddjax import memory, plan, plan_compiled, sharding, train
 from ddjax.config_file import from_dict
 from ddjax.devices import DEVICES
 from ddjax.errors import UserError
@@ -114,3 +116,28 @@ def test_the_command_plans_what_no_machine_holds(capsys):
     assert first.startswith("tiny on 8 x A100-40 (40 GB, 312 TFLOP/s, 1555 GB/s each), data 4 x")
     assert first.endswith("fsdp 2, utilisation 25%")
     assert "WARNING: pairs will" in printed and "WARNING: distill will" in printed
+
+
+def test_the_compiler_counts_the_share_of_what_is_trained():
+    """Arguments of a step: cut by fsdp what is trained, whole what is frozen."""
+    found = {}
+    for fsdp in (1, 4):
+        config = tiny_config(fsdp=fsdp)
+        nets = plan.models(config)
+        with jax.set_mesh(sharding.make_mesh(fsdp)):
+            found[fsdp] = plan_compiled.training_step(config, nets)
+            state = sharding.cut(jax.eval_shape(
+                functools.partial(train.first_state, config=config.distill.train), nets["student"]
+            ))
+    cut = sum(memory.size(leaf) for leaf in jax.tree.leaves(state)
+              if not leaf.sharding.is_fully_replicated)
+    assert cut > memory.size(nets["student"])
+    assert found[1].arguments - found[4].arguments == cut * 3 / 4
+    assert found[4].intermediate > 0
+
+
+def test_the_compiled_table_has_both_programs(monkeypatch):
+    monkeypatch.setattr(plan_compiled, "pretend", lambda devices: None)  # tests have them already
+    rows = plan.compiled_table(tiny_config(fsdp=2), 8).splitlines()
+    assert rows[0].startswith("| compiled for 8 pretended CPU devices |")
+    assert [row.split("|")[1].strip() for row in rows[2:]] == ["pairs", "distill"]
