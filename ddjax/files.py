@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import glob
 import itertools
 import json
 import os
@@ -23,12 +24,15 @@ def write_json(path: Path, value: Any) -> None:
 def atomic(path: Path) -> Iterator[Path]:
     """Give a temporary path; what is written there appears at `path` when all went well.
 
-    Works for a file and for a folder. On failure nothing is left.
+    Works for a file and for a folder. On failure nothing is left; what a process left that was
+    killed here before is removed.
     """
     try:
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         made = [folder for folder in path.parents if not folder.exists()]
         path.parent.mkdir(parents=True, exist_ok=True)
+        for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+            _remove(left)
     except (OSError, ValueError) as error:
         raise _unwritable(path, error) from None
     try:
@@ -37,15 +41,19 @@ def atomic(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     except BaseException as error:
         with contextlib.suppress(OSError):
-            if temporary.is_dir():
-                shutil.rmtree(temporary, ignore_errors=True)
-            else:
-                temporary.unlink(missing_ok=True)
+            _remove(temporary)
             for folder in made:
                 folder.rmdir()
         if isinstance(error, OSError):
             raise _unwritable(path, error) from None
         raise
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _unwritable(path: Path, error: Exception) -> Exception:

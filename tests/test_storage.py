@@ -1,6 +1,7 @@
 """What is written to disk: model folders, checkpoints, stages. Damage is found and named."""
 
 import errno
+import os
 
 import jax
 import jax.numpy as jnp
@@ -191,6 +192,18 @@ def test_atomic_leaves_nothing_behind_on_failure(tmp_path):
         raise OSError(errno.ENOSPC, "disk full")
     assert [p.name for p in tmp_path.iterdir()] == ["kept"]
     assert (tmp_path / "kept").read_text() == "old"
+
+
+@pytest.mark.parametrize("pid", [os.getpid(), 1])
+def test_atomic_removes_what_a_killed_process_left(tmp_path, pid):
+    """In a container the next process has the same number as the one that was killed."""
+    left = tmp_path / f".m.{pid}.tmp"
+    left.mkdir()
+    (left / "weights.safetensors").write_text("half")
+    (tmp_path / ".other.1.tmp").touch()
+    weights.save(tmp_path / "m", "llamagen", gpt())
+    weights.load(tmp_path / "m")
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".other.1.tmp", "m"]
 
 
 def test_a_damaged_settings_file_is_named(tmp_path):
