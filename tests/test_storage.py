@@ -108,6 +108,27 @@ def test_a_checkpoint_comes_back_bit_equal(tmp_path):
         assert_trees_equal(found, state(step))
 
 
+def restored_step(folder, which):
+    checkpoints = checkpoint.Checkpoints(folder, keep=3)
+    _, position = checkpoints.restore(state(0), which)
+    checkpoints.close()
+    return position["next_index"]
+
+
+def test_going_back_again_goes_on_from_what_was_saved_since(tmp_path):
+    """The same command, killed and started again, must not lose a checkpoint each time."""
+    save_steps(tmp_path / "c", [1, 2])
+    assert restored_step(tmp_path / "c", "previous") == 1
+    assert restored_step(tmp_path / "c", "previous") == 1
+    save_steps(tmp_path / "c", [2, 3])
+    assert restored_step(tmp_path / "c", "previous") == 3
+    for path in (tmp_path / "c" / "3" / "about").rglob("*"):
+        path.write_text("")
+    assert restored_step(tmp_path / "c", "previous") == 2  # a damaged one once more
+    assert sorted(p.name for p in (tmp_path / "c_aside").iterdir()) == [
+        "2.damaged-1", "3.damaged-1"]
+
+
 def test_no_checkpoint_is_none_and_no_previous_is_said(tmp_path):
     assert checkpoint.Checkpoints(tmp_path / "c", 3).restore(state(0)) is None
     save_steps(tmp_path / "c", [1])
