@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import glob
+import hashlib
 import itertools
 import json
 import os
@@ -93,6 +94,38 @@ def read_json(path: Path) -> dict[str, Any] | None:
         return None
     except ValueError:
         raise UserError(f"{path}: not readable as JSON; the file was damaged") from None
+
+
+def write_vouched(path: Path, content: dict[str, Any]) -> None:
+    """Write a JSON file that holds its own digest."""
+    write_json(path, {**content, "sha256": content_digest(content)})
+
+
+def read_vouched(path: Path, advice: str) -> dict[str, Any] | None:
+    """What `write_vouched` wrote, or None if there is no file.
+
+    Raises:
+      UserError: it is damaged; says the advice.
+    """
+    try:
+        found = read_json(path)
+        whole = isinstance(found, dict) and found.pop("sha256", None) == content_digest(found)
+    except UserError:
+        found, whole = {}, False
+    if found is not None and not whole:
+        raise UserError(f"{path} is damaged: it does not have its digest; {advice}")
+    return found
+
+
+def content_digest(content: dict[str, Any]) -> str:
+    """SHA-256 of what a JSON file holds, however it is written."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def is_disk_full(error: BaseException) -> bool:

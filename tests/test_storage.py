@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 
 import jax
 import jax.numpy as jnp
@@ -204,6 +205,44 @@ def test_a_finished_stage_is_not_run_again(tmp_path, capsys):
         workdir.run_stage(stage(tmp_path), lambda: runs.append(1) or "made it")
     assert runs == [1]
     assert "finished before: made it" in capsys.readouterr().out
+
+
+def finished_stage(root, name, *outputs):
+    there = stage(root, name=name)
+    there.begin()
+    for output in outputs:
+        (there.directory / output).parent.mkdir(exist_ok=True)
+        (there.directory / output).write_text("made it")
+    there.finish("made it", 1.0)
+    return there
+
+
+@pytest.mark.parametrize(("name", "output", "advice"), [
+    ("evaluate", "../metrics.json", "move {}/evaluate aside"),
+    ("distill", "model/weights.safetensors", "move {}/distill aside"),
+    ("pairs", "pairs-00000.array_record", "python -m ddjax.pairs repair {}"),
+])
+def test_a_finished_stage_whose_output_is_damaged_or_missing_is_refused(
+    tmp_path, name, output, advice
+):
+    there = finished_stage(tmp_path, name, output)
+    path = (there.directory / output).resolve()
+    for damage, problem in ((flip_byte, "is damaged"), (lambda p, _: p.unlink(), "is missing")):
+        damage(path, 3)
+        message = f"{re.escape(f'{path} {problem}')}.*{re.escape(advice.format(tmp_path))}"
+        with pytest.raises(UserError, match=message):
+            workdir.run_stage(there, lambda: pytest.fail("run again"))
+
+
+def test_any_damage_to_the_record_of_a_finished_stage_is_refused(tmp_path):
+    there = finished_stage(tmp_path, "teacher")
+    path = there.directory / "finished.json"
+    whole = path.read_bytes()
+    for position in range(0, len(whole) - 1, 3):
+        flip_byte(path, position)
+        with pytest.raises(UserError, match=f"{path} is damaged"):
+            workdir.run_stage(there, lambda: "run again")
+        path.write_bytes(whole)
 
 
 def test_atomic_leaves_nothing_behind_on_failure(tmp_path):
