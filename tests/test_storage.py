@@ -1,6 +1,7 @@
 """What is written to disk: model folders, checkpoints, stages. Damage is found and named."""
 
 import errno
+import json
 import os
 import re
 
@@ -80,6 +81,21 @@ def test_damaged_model_folders_are_named(tmp_path):
     (tmp_path / "m" / "config.json").write_text('{"kind": "llama')
     with pytest.raises(UserError, match=r"config\.json is damaged"):
         weights.load(tmp_path / "m")
+
+
+def test_any_damage_to_the_config_of_a_model_folder_is_refused(tmp_path):
+    weights.save(tmp_path / "m", "llamagen", gpt())
+    file = tmp_path / "m" / "config.json"
+    whole = file.read_bytes()
+    for position in range(len(whole) - 1):
+        flip_byte(file, position)
+        with pytest.raises(UserError, match=rf"{file} is damaged .*; move {file.parent} aside"):
+            weights.load(tmp_path / "m")
+        file.write_bytes(whole)
+    about = json.loads(whole)
+    del about["config_sha256"]
+    files.write_json(file, about)  # as earlier versions did
+    assert_trees_equal(weights.load(tmp_path / "m"), gpt())
 
 
 def test_fill_names_all_that_does_not_fit():
