@@ -43,7 +43,8 @@ class Checkpoints:
         Args:
           template: pytree of arrays of the shapes, types and places that are expected.
           which: "latest", or "previous" for the one before. Then the latest is kept beside the
-            others, under another name; once only, so that the same command goes on from there.
+            others, under another name; once only, so that the same command goes on from there, and
+            from what it has saved since. A damaged one is set aside in any case.
 
         Raises:
           UserError: the checkpoint is damaged or does not fit; it and the array are named.
@@ -54,15 +55,15 @@ class Checkpoints:
         if which == "previous" and not self._went_back(steps[-1], template):
             if len(steps) < 2:
                 raise UserError(
-                    f"config.restore=previous: {self.directory} has no checkpoint before the latest"
+                    f"config.restore=previous: {self.directory} has no checkpoint before the "
+                    f"latest; move {self.directory} aside to begin this training anew"
                 )
             self._set_aside(steps.pop())
         return self._read_whole(self.directory / str(steps[-1]), template)
 
     def _went_back(self, latest: int, template: Any) -> bool:
-        """Whether this checkpoint was made after going back from a later one, and is whole."""
-        aside = [int(path.name.split(".")[0]) for path in self._aside.glob("*.damaged-*")]
-        if max(aside, default=-1) <= latest:
+        """Whether an earlier run has gone back already, and this checkpoint is whole."""
+        if not self._aside.exists():
             return False
         try:
             self._read_whole(self.directory / str(latest), template)

@@ -2,6 +2,8 @@
 
 import contextlib
 import errno
+import glob
+import hashlib
 import itertools
 import json
 import os
@@ -23,12 +25,15 @@ def write_json(path: Path, value: Any) -> None:
 def atomic(path: Path) -> Iterator[Path]:
     """Give a temporary path; what is written there appears at `path` when all went well.
 
-    Works for a file and for a folder. On failure nothing is left.
+    Works for a file and for a folder. On failure nothing is left; what a process left that was
+    killed here before is removed.
     """
     try:
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         made = [folder for folder in path.parents if not folder.exists()]
         path.parent.mkdir(parents=True, exist_ok=True)
+        for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+            _remove(left)
     except (OSError, ValueError) as error:
         raise _unwritable(path, error) from None
     try:
@@ -37,15 +42,19 @@ def atomic(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     except BaseException as error:
         with contextlib.suppress(OSError):
-            if temporary.is_dir():
-                shutil.rmtree(temporary, ignore_errors=True)
-            else:
-                temporary.unlink(missing_ok=True)
+            _remove(temporary)
             for folder in made:
                 folder.rmdir()
         if isinstance(error, OSError):
             raise _unwritable(path, error) from None
         raise
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _unwritable(path: Path, error: Exception) -> Exception:
@@ -85,6 +94,38 @@ def read_json(path: Path) -> dict[str, Any] | None:
         return None
     except ValueError:
         raise UserError(f"{path}: not readable as JSON; the file was damaged") from None
+
+
+def write_vouched(path: Path, content: dict[str, Any]) -> None:
+    """Write a JSON file that holds its own digest."""
+    write_json(path, {**content, "sha256": content_digest(content)})
+
+
+def read_vouched(path: Path, advice: str) -> dict[str, Any] | None:
+    """What `write_vouched` wrote, or None if there is no file.
+
+    Raises:
+      UserError: it is damaged; says the advice.
+    """
+    try:
+        found = read_json(path)
+        whole = isinstance(found, dict) and found.pop("sha256", None) == content_digest(found)
+    except UserError:
+        found, whole = {}, False
+    if found is not None and not whole:
+        raise UserError(f"{path} is damaged: it does not have its digest; {advice}")
+    return found
+
+
+def content_digest(content: dict[str, Any]) -> str:
+    """SHA-256 of what a JSON file holds, however it is written."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def is_disk_full(error: BaseException) -> bool:

@@ -5,8 +5,6 @@ from a counter-based key and never stored. A shard has its final name only when 
 manifest its SHA-256. Nothing is overwritten: what is wrong is kept beside under another name.
 """
 
-import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
@@ -38,13 +36,14 @@ class Store:
         Raises:
           UserError: there is none, or it is damaged: it vouches for itself as for the shards.
         """
-        whole = _read_vouched(
+        whole = files.read_vouched(
             self._manifest, f"move {self.directory} aside and run the stage pairs again"
         )
         if whole is None:
             raise UserError(f"{self._manifest} is missing; run the stage pairs")
         for path in self._parts():
-            part = _read_vouched(path, "move it aside; the shards that it names are made anew")
+            advice = f"move {path} aside; the shards that it names are made anew"
+            part = files.read_vouched(path, advice)
             whole["shards"].update(part["shards"] if part else {})
         return whole | {"shards": dict(sorted(whole["shards"].items()))}
 
@@ -55,7 +54,7 @@ class Store:
         """Write the parts of the manifest into it."""
         parts = self._parts()
         if parts:
-            _write_vouched(self._manifest, self.manifest())
+            files.write_vouched(self._manifest, self.manifest())
         for path in parts:
             path.unlink()
 
@@ -63,14 +62,13 @@ class Store:
         """The config that the pairs were made with, as `ddjax.config_file.from_dict` reads it.
 
         Raises:
-          UserError: there is none, or it is not readable.
+          UserError: there is none, or it is damaged.
         """
-        found = files.read_json(self.directory / "config.json")
+        path = self.directory / "config.json"
+        advice = "copy it from a store that was made with the same config"
+        found = files.read_vouched(path, advice)
         if found is None:
-            raise UserError(
-                f"{self.directory / 'config.json'} is missing; copy it from a store that was made "
-                "with the same config"
-            )
+            raise UserError(f"{path} is missing; {advice}")
         return found
 
     def shards(self) -> dict[str, range]:
@@ -97,8 +95,8 @@ class Store:
             self.verify(ignore=(MISSING, UNKNOWN))
             return
         self.directory.mkdir(parents=True, exist_ok=True)
-        files.write_json(self.directory / "config.json", config)
-        _write_vouched(self._manifest, {**about, "shards": {}})
+        files.write_vouched(self.directory / "config.json", config)
+        files.write_vouched(self._manifest, {**about, "shards": {}})
 
     def check(self, about: dict[str, Any]) -> None:
         """Compare what pairs would be made with now to what these were made with.
@@ -122,7 +120,7 @@ class Store:
         for name, path in there.items():
             if name not in known:
                 found[name] = UNKNOWN
-            elif _file_digest(path) != known[name]:
+            elif files.digest(path) != known[name]:
                 found[name] = DAMAGED
         return dict(sorted(found.items()))
 
@@ -154,7 +152,7 @@ class Store:
         known = self.manifest()["shards"].get(name)
         with files.atomic(path) as temporary:
             _write_records(temporary, condition_N, ids_NL)
-            digest = _file_digest(temporary)
+            digest = files.digest(temporary)
             if known not in (None, digest):
                 raise UserError(
                     f"{path}: this device makes other pairs than the manifest vouches for (SHA-256 "
@@ -162,11 +160,11 @@ class Store:
                     "the kind of device that it was made on, or make all pairs anew in another "
                     "workdir"
                 )
-            if path.exists() and _file_digest(path) != digest:
+            if path.exists() and files.digest(path) != digest:
                 files.keep_aside(path)
         part = self.directory / f"manifest-part-{jax.process_index()}.json"
         before = files.read_json(part) or {"shards": {}}
-        _write_vouched(part, {"shards": before["shards"] | {name: digest}})
+        files.write_vouched(part, {"shards": before["shards"] | {name: digest}})
 
     def source(self) -> "PairSource":
         """All pairs, to be read by their numbers.
@@ -215,25 +213,3 @@ def _write_records(path: Path, condition_N: np.ndarray, ids_NL: np.ndarray) -> N
 
 def _record(length: int) -> np.dtype:
     return np.dtype([("condition", "<i4"), ("ids", "<u2", (length,))])
-
-
-def _read_vouched(path: Path, advice: str) -> dict[str, Any] | None:
-    found = files.read_json(path)
-    if found is None:
-        return None
-    if not isinstance(found, dict) or found.pop("sha256", None) != _content_digest(found):
-        raise UserError(f"{path} is damaged: it does not have its digest; {advice}")
-    return found
-
-
-def _write_vouched(path: Path, content: dict[str, Any]) -> None:
-    files.write_json(path, {**content, "sha256": _content_digest(content)})
-
-
-def _content_digest(content: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def _file_digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

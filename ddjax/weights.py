@@ -80,6 +80,7 @@ def write(
             written = map(functools.partial(_write_array, file), arrays)
             of_arrays = dict(zip(leaves, written, strict=True))
         about = {"kind": kind, "config": dataclasses.asdict(config), "sha256": digest(of_arrays)}
+        about["config_sha256"] = files.content_digest(about)
         (temporary / "config.json").write_text(json.dumps(about, indent=1) + "\n")
     return about["sha256"]
 
@@ -89,6 +90,10 @@ def _write_array(file: BinaryIO, array: np.ndarray) -> str:
     array = np.ascontiguousarray(array)
     file.write(array.reshape(-1).view(np.uint8).data)
     return array_digest(array)
+
+
+def _damaged(file: Path, why: Any) -> UserError:
+    return UserError(f"{file} is damaged ({why}); move {file.parent} aside and make it anew")
 
 
 def _safetensors_header(leaves: Mapping[str, Any]) -> bytes:
@@ -144,18 +149,16 @@ def read(directory: Path | str) -> tuple[str, Any, dict[str, np.ndarray]]:
     try:
         arrays = _read_arrays(file)
     except FileNotFoundError:
-        raise UserError(f"{file} is missing; make the folder anew") from None
+        raise UserError(f"{file} is missing; move {directory} aside and make it anew") from None
     except (safetensors.SafetensorError, OSError) as error:
-        raise UserError(f"{file} is damaged ({error}); make the folder anew") from None
+        raise _damaged(file, error) from None
     if digest({name: array_digest(array) for name, array in arrays.items()}) != about["sha256"]:
-        raise UserError(f"{file} is damaged: its digest is not that of config.json")
+        raise _damaged(file, "its digest is not that of config.json")
     sizes = {k: tuple(v) if isinstance(v, list) else v for k, v in about["config"].items()}
     try:
         config = MODELS[about["kind"]].Config(**sizes)
     except (TypeError, ValueError, ArithmeticError) as error:
-        raise UserError(
-            f"{directory / 'config.json'} is damaged ({error}); make the folder anew"
-        ) from None
+        raise _damaged(directory / "config.json", error) from None
     return about["kind"], config, arrays
 
 
@@ -184,14 +187,12 @@ def own_template(directory: Path, kind: str, config: Any) -> nnx.Module:
     try:
         return template(kind, config)
     except Exception as error:  # a size of another type fails wherever it is used first
-        raise UserError(
-            f"{directory / 'config.json'} is damaged ({error}); make the folder anew"
-        ) from None
+        raise _damaged(directory / "config.json", error) from None
 
 
 def _model_folder(directory: Path) -> Path:
     stage = directory / "model"
-    return stage if (stage / "config.json").exists() else directory
+    return stage if stage.exists() else directory
 
 
 def _check_sizes(directory: Path, there: Any, wanted: Any) -> None:
@@ -251,13 +252,17 @@ def _read_about(directory: Path) -> dict[str, Any]:
         about = json.loads(file.read_text())
         if about["kind"] not in MODELS or not isinstance(about["config"], dict):
             raise ValueError(f"unknown kind {about['kind']!r}")
+        wanted = about.pop("config_sha256", None)  # folders of earlier versions have none
+        unknown = about.keys() - {"kind", "config", "sha256"}
+        if unknown or wanted not in (None, files.content_digest(about)):
+            raise ValueError("it does not have its digest")
         return {"sha256": about["sha256"], **about}
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{directory} is not a model folder: {file} is missing") from None
     except OSError as error:
         raise UserError(f"{file} cannot be read ({error})") from None
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise UserError(f"{file} is damaged ({error}); make the folder anew") from None
+        raise _damaged(file, error) from None
 
 
 def saved_digest(directory: Path) -> str:

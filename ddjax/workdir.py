@@ -5,6 +5,7 @@ Nothing is ever overwritten or mixed: a stage whose folder was made by other set
 
 import dataclasses
 import json
+import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,6 +24,17 @@ _SECTIONS = {
     "distill": ("student", "distill"),
     "evaluate": ("data", "guidance", "flow", "student", "evaluate"),
     "sample": ("data", "guidance", "flow", "student", "sample"),
+}
+
+# What a stage is run for, from its folder: looked through each time before it counts as finished.
+_MODEL = ("model/config.json", "model/weights.safetensors")
+_OUTPUT = {
+    "tokenizer": _MODEL,
+    "teacher": _MODEL,
+    "pairs": ("*.array_record",),
+    "distill": _MODEL,
+    "evaluate": ("../metrics.json", "../report.md"),
+    "sample": ("images.npz",),
 }
 
 # Keys that change how a stage runs but not what comes out.
@@ -92,8 +104,13 @@ class Stage:
 
     @property
     def finished(self) -> dict[str, Any] | None:
-        """What `finish` recorded, or None."""
-        return files.read_json(self.directory / "finished.json")
+        """What `finish` recorded, or None.
+
+        Raises:
+          UserError: the record is damaged.
+        """
+        path = self.directory / "finished.json"
+        return files.read_vouched(path, f"move {path} aside and start the same command again")
 
     def begin(self) -> None:
         """Make the folder, or check that what is there was made by these settings.
@@ -125,12 +142,33 @@ class Stage:
         return self.directory
 
     def finish(self, summary: str, seconds: float) -> None:
-        """Record that the output is whole."""
+        """Record that the output is whole, with its digests."""
         if hosts.is_first():
-            files.write_json(
-                self.directory / "finished.json", {"summary": summary, "seconds": round(seconds, 2)}
-            )
+            patterns = _OUTPUT[self.name.split("/")[0]]
+            paths = sorted(path for pattern in patterns for path in self.directory.glob(pattern))
+            output = {os.path.relpath(path, self.directory): files.digest(path) for path in paths}
+            record = {"summary": summary, "seconds": round(seconds, 2), "output": output}
+            files.write_vouched(self.directory / "finished.json", record)
         hosts.wait(f"{self.directory} finished")
+
+    def check_output(self) -> None:
+        """Refuse a finished stage whose output is not what it was.
+
+        Raises:
+          UserError: names the files, and says how they are made anew.
+        """
+        wrong = []
+        for name, digest in self.finished["output"].items():
+            path = Path(os.path.normpath(self.directory / name))
+            if not path.exists():
+                wrong.append(f"{path} is missing")
+            elif files.digest(path) != digest:
+                wrong.append(f"{path} is damaged")
+        if wrong:
+            advice = f"move {self.directory} aside and start the same command again"
+            if self.name == "pairs":
+                advice = f"python -m ddjax.pairs repair {self.directory.parent}"
+            raise UserError(f"{'; '.join(wrong)}; to make what is wrong anew: {advice}")
 
     def _check(self, ignore: tuple[str, ...]) -> None:
         there = files.read_json(self.directory / "settings.json")
@@ -157,10 +195,15 @@ def seconds_before(root: Path, stage: str) -> float:
 
 
 def run_stage(stage: Stage, make: Callable[[], str]) -> None:
-    """Run a stage unless it is finished; print one line about it."""
+    """Run a stage unless it is finished; print one line about it.
+
+    Raises:
+      UserError: it was made by other settings, or what it made is damaged.
+    """
     stage.begin()
     name, done = stage.name.split("/")[0], stage.finished
     if done is not None:
+        stage.check_output()
         hosts.say(f"{name:<10} finished before: {done['summary']}")
         return
     start = time.perf_counter()

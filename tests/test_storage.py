@@ -1,6 +1,9 @@
 """What is written to disk: model folders, checkpoints, stages. Damage is found and named."""
 
 import errno
+import json
+import os
+import re
 
 import jax
 import jax.numpy as jnp
@@ -80,6 +83,21 @@ def test_damaged_model_folders_are_named(tmp_path):
         weights.load(tmp_path / "m")
 
 
+def test_any_damage_to_the_config_of_a_model_folder_is_refused(tmp_path):
+    weights.save(tmp_path / "m", "llamagen", gpt())
+    file = tmp_path / "m" / "config.json"
+    whole = file.read_bytes()
+    for position in range(len(whole) - 1):
+        flip_byte(file, position)
+        with pytest.raises(UserError, match=rf"{file} is damaged .*; move {file.parent} aside"):
+            weights.load(tmp_path / "m")
+        file.write_bytes(whole)
+    about = json.loads(whole)
+    del about["config_sha256"]
+    files.write_json(file, about)  # as earlier versions did
+    assert_trees_equal(weights.load(tmp_path / "m"), gpt())
+
+
 def test_fill_names_all_that_does_not_fit():
     arrays = {"a": np.zeros(3, np.float32), "b": np.zeros(3, np.int32), "d": np.zeros(1)}
     template = {name: jnp.zeros((3,)) for name in "abc"}
@@ -105,6 +123,27 @@ def test_a_checkpoint_comes_back_bit_equal(tmp_path):
         found, position = checkpoint.Checkpoints(tmp_path / "c", 3).restore(state(0), which)
         assert position == {"next_index": step}
         assert_trees_equal(found, state(step))
+
+
+def restored_step(folder, which):
+    checkpoints = checkpoint.Checkpoints(folder, keep=3)
+    _, position = checkpoints.restore(state(0), which)
+    checkpoints.close()
+    return position["next_index"]
+
+
+def test_going_back_again_goes_on_from_what_was_saved_since(tmp_path):
+    """The same command, killed and started again, must not lose a checkpoint each time."""
+    save_steps(tmp_path / "c", [1, 2])
+    assert restored_step(tmp_path / "c", "previous") == 1
+    assert restored_step(tmp_path / "c", "previous") == 1
+    save_steps(tmp_path / "c", [2, 3])
+    assert restored_step(tmp_path / "c", "previous") == 3
+    for path in (tmp_path / "c" / "3" / "about").rglob("*"):
+        path.write_text("")
+    assert restored_step(tmp_path / "c", "previous") == 2  # a damaged one once more
+    assert sorted(p.name for p in (tmp_path / "c_aside").iterdir()) == [
+        "2.damaged-1", "3.damaged-1"]
 
 
 def test_no_checkpoint_is_none_and_no_previous_is_said(tmp_path):
@@ -184,6 +223,44 @@ def test_a_finished_stage_is_not_run_again(tmp_path, capsys):
     assert "finished before: made it" in capsys.readouterr().out
 
 
+def finished_stage(root, name, *outputs):
+    there = stage(root, name=name)
+    there.begin()
+    for output in outputs:
+        (there.directory / output).parent.mkdir(exist_ok=True)
+        (there.directory / output).write_text("made it")
+    there.finish("made it", 1.0)
+    return there
+
+
+@pytest.mark.parametrize(("name", "output", "advice"), [
+    ("evaluate", "../metrics.json", "move {}/evaluate aside"),
+    ("distill", "model/weights.safetensors", "move {}/distill aside"),
+    ("pairs", "pairs-00000.array_record", "python -m ddjax.pairs repair {}"),
+])
+def test_a_finished_stage_whose_output_is_damaged_or_missing_is_refused(
+    tmp_path, name, output, advice
+):
+    there = finished_stage(tmp_path, name, output)
+    path = (there.directory / output).resolve()
+    for damage, problem in ((flip_byte, "is damaged"), (lambda p, _: p.unlink(), "is missing")):
+        damage(path, 3)
+        message = f"{re.escape(f'{path} {problem}')}.*{re.escape(advice.format(tmp_path))}"
+        with pytest.raises(UserError, match=message):
+            workdir.run_stage(there, lambda: pytest.fail("run again"))
+
+
+def test_any_damage_to_the_record_of_a_finished_stage_is_refused(tmp_path):
+    there = finished_stage(tmp_path, "teacher")
+    path = there.directory / "finished.json"
+    whole = path.read_bytes()
+    for position in range(0, len(whole) - 1, 3):
+        flip_byte(path, position)
+        with pytest.raises(UserError, match=f"{path} is damaged"):
+            workdir.run_stage(there, lambda: "run again")
+        path.write_bytes(whole)
+
+
 def test_atomic_leaves_nothing_behind_on_failure(tmp_path):
     (tmp_path / "kept").write_text("old")
     with pytest.raises(OSError, match="full"), files.atomic(tmp_path / "kept") as temporary:
@@ -191,6 +268,18 @@ def test_atomic_leaves_nothing_behind_on_failure(tmp_path):
         raise OSError(errno.ENOSPC, "disk full")
     assert [p.name for p in tmp_path.iterdir()] == ["kept"]
     assert (tmp_path / "kept").read_text() == "old"
+
+
+@pytest.mark.parametrize("pid", [os.getpid(), 1])
+def test_atomic_removes_what_a_killed_process_left(tmp_path, pid):
+    """In a container the next process has the same number as the one that was killed."""
+    left = tmp_path / f".m.{pid}.tmp"
+    left.mkdir()
+    (left / "weights.safetensors").write_text("half")
+    (tmp_path / ".other.1.tmp").touch()
+    weights.save(tmp_path / "m", "llamagen", gpt())
+    weights.load(tmp_path / "m")
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".other.1.tmp", "m"]
 
 
 def test_a_damaged_settings_file_is_named(tmp_path):
