@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ddjax import files, keys, pair_generation, pairs, preemption, trees, weights, workdir
+from ddjax import files, flow, keys, pair_generation, pairs, preemption, trees, weights, workdir
 from ddjax.config_file import from_dict
 from ddjax.errors import UserError
 from ddjax.pair_store import Store
@@ -207,6 +207,15 @@ def test_a_shard_that_the_manifest_does_not_know_yet_is_made_again(made, tmp_pat
     assert here == there
 
 
+def test_the_map_compiles_once(made, tmp_path):
+    """Seven batches on all devices, the last of each shard filled in part."""
+    before = pair_generation.map_batch._cache_size()
+    section = dataclasses.replace(made[0].pairs, batch=1)
+    config = dataclasses.replace(made[0], pairs=section, flow=flow.Solver(steps=5))
+    assert pairs.run(config, workdir.Stage(tmp_path, "pairs", {})).startswith("48 pairs in 3 sh")
+    assert pair_generation.map_batch._cache_size() == before + 1
+
+
 def poisoned(config, root, table, row):
     """The config with a teacher of which a row of an embedding is not a number."""
     kind, sizes, arrays = weights.read(config.teacher.weights)
@@ -224,7 +233,8 @@ def test_a_log_probability_that_is_not_finite_is_named(made, tmp_path, table):
         ids = Store(made[1] / "pairs").source().all()["ids"]
         row, place = ids[0, 7], list(ids[0]).index(ids[0, 7])
         pair, token = 0, place + 1
-    message = (rf"pairs: a log-probability is not finite in batch {pair // 8} of "
+    message = (rf"pairs: a log-probability is not finite in batch "
+               rf"{pair // (8 * jax.local_device_count())} of "
                rf"pairs-00000\.array_record, at pair {pair}, token {token}; ")
     with pytest.raises(UserError, match=message):
         pairs.run(poisoned(made[0], tmp_path, table, row), workdir.Stage(tmp_path, "pairs", {}))
