@@ -187,6 +187,7 @@ def run(config: Config, stage: Stage) -> str:
         "Inception, so the distances are not FID",
         "noise": noise,
         "samples": config.evaluate.samples,
+        "devices": sharding.devices(),
         "seconds_total": round(
             seconds_before(root, stage.name) + time.perf_counter() - begin, 1
         ),

@@ -181,12 +181,13 @@ def _int32(*shape: int) -> jax.ShapeDtypeStruct:
 def warnings(stages: list[Stage], device: Device) -> list[str]:
     """A line for each stage that does not fit, or might not if its estimate doubles."""
     usable = USABLE * device.memory
-    keys = {"pairs": "config.pairs.batch", "distill": "config.distill.train.batch"}
+    less = {"pairs": "lower config.pairs.batch",
+            "distill": "raise config.distill.train.accumulate"}
     return [
         f"WARNING: {stage.name} {'will' if stage.total > usable else 'may'} not fit: "
         f"{stage.total / 1e9:.1f} GB, of which {stage.estimated / 1e9:.1f} are an estimate, where "
-        f"{usable / 1e9:.1f} of {device.memory / 1e9:.0f} GB can be used; lower "
-        f"{keys[stage.name]}, or take more devices or a higher config.mesh.fsdp"
+        f"{usable / 1e9:.1f} of {device.memory / 1e9:.0f} GB can be used; "
+        f"{less[stage.name]}, or take more devices or a higher config.mesh.fsdp"
         for stage in stages if stage.total + stage.estimated > usable
     ]
 
@@ -242,6 +243,7 @@ How this is estimated
   its order, with element-wise work fused into what reads it. A compiler may take more: XLA's for
   TPU v5e took 1.3 times as much for training LlamaGen-L without the perceptual loss, batch 4, and
   2.6 times as much for its pairs; XLA's for CPUs 2.2 times with the perceptual loss in small.
+  --compile says what that one takes for the job at hand.
 - What is trained is taken to divide evenly by mesh.fsdp; weights gathered for a block, and the
   buffers of messages between devices, are not counted.
 - Time: matrix products and convolutions alone, the slower of their operations at the bfloat16 peak

@@ -89,7 +89,7 @@ def test_what_does_not_fit_is_told():
     assert "config.pairs.batch" in line
     (line,) = warned("distill", 14e9, 0.5e9)
     assert line.startswith("WARNING: distill will not fit: 14.5 GB") and "14.4 of 16 GB" in line
-    assert "config.distill.train.batch" in line and "config.mesh.fsdp" in line
+    assert "config.distill.train.accumulate" in line and "config.mesh.fsdp" in line
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,79 @@
+"""Programs lower for accelerators that are not here: what a CPU allows and they do not, shows."""
+
+import functools
+import importlib
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from ddjax import distill, pair_generation, plan, sample, train
+from ddjax.config_file import from_dict
+from ddjax.methods import Method
+
+BATCH = 4
+
+
+def array(dtype, *shape):
+    return jax.ShapeDtypeStruct(shape, dtype)
+
+
+@functools.cache
+def job(family):
+    """Config and models of a tiny job, as types in place of arrays; bfloat16 as at full size."""
+    tree = importlib.import_module(f"configs.{family}").get_config("tiny").to_dict()
+    tree["teacher"]["model"]["dtype"] = "bfloat16"
+    config = from_dict(tree)
+    nets = plan.models(config)
+    codes = jax.eval_shape(lambda tokenizer: tokenizer.codebook, nets["tokenizer"])
+    eps = array(jnp.float32, BATCH, config.groups.length, codes.shape[1])
+    return config, nets, codes, eps
+
+
+def pairs(family):
+    config, nets, codes, eps = job(family)
+    return pair_generation.map_batch.trace(
+        nets["teacher"], codes, eps, array(jnp.int32, BATCH), guidance=config.guidance,
+        solver=config.flow,
+    )
+
+
+def training(family):
+    config, nets, _, _ = job(family)
+    section = config.distill.train
+    state = jax.eval_shape(functools.partial(train.first_state, config=section), nets["student"])
+    rows = {"index": array(jnp.int32, BATCH), "condition": array(jnp.int32, BATCH),
+            "ids": array(jnp.uint16, BATCH, config.groups.length)}
+    return train.train_step.trace(
+        state, distill.Frozen(nets["tokenizer"], nets["perceptual net"]), rows,
+        jax.eval_shape(jax.random.key, 0), array(jnp.bool_, 1),
+        loss=functools.partial(distill.loss, config=config, noise_seed=0), config=section,
+    )
+
+
+def drawing(family, method):
+    config, nets, _, eps = job(family)
+    parts = sample.Parts(nets["tokenizer"], nets["teacher"], nets["student"], None)
+    labels = array(jnp.int32, BATCH)
+    return sample.draw_images.trace(
+        parts, eps, labels, labels, jax.eval_shape(jax.random.key, 0),
+        method=Method.parse(method), settings=sample.Settings.of(config),
+    )
+
+
+PROGRAMS = {
+    "pairs": pairs,
+    "training": training,
+    **{name: functools.partial(drawing, method=name)
+       for name in ("teacher_ar", "student_2step", "refine_1")},
+}
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+@pytest.mark.parametrize("family", ["llamagen", "var"])
+def test_lowers(family, program):
+    traced = PROGRAMS[program](family)
+    for platform in ("cuda", "tpu"):
+        text = traced.lower(lowering_platforms=(platform,)).as_text()
+        assert "stablehlo.dot_general" in text and "bf16" in text
+        assert "f64" not in text
