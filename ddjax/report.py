@@ -80,8 +80,8 @@ def write(root: Path, config: Config, metrics: dict[str, Any]) -> None:
             "own row is therefore the floor of that column.",
             "tokens equal: share of ids that are those of the teacher's map for the same held-out "
             "noise. ms / image: noise to pixels in batches of "
-            f"{config.evaluate.batch} on each of {metrics['devices']} devices, steady state, without "
-            "compilation.",
+            f"{config.evaluate.batch} on each of {metrics['devices']} devices, steady state, "
+            "without compilation.",
             "teacher_involved_N_M: the teacher makes groups N to M - 1, counted from 0. skip_N and "
             "onestep_class draw what is missing from the marginals given the class; onestep_all "
             "from those over all images.",
