@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ddjax import truncation
 from ddjax.groups import Groups
 
 
@@ -59,17 +60,9 @@ def truncate(logits: jax.Array, guidance: Guidance) -> jax.Array:
     """
     logits = logits.astype(jnp.float32) / max(guidance.temperature, 1e-5)
     if 0 < guidance.top_k < logits.shape[-1]:
-        kth = jax.lax.top_k(logits, guidance.top_k)[0][..., -1:]
-        logits = jnp.where(logits < kth, -jnp.inf, logits)
+        logits = truncation.top_k(logits, guidance.top_k)
     if guidance.top_p < 1:
-        order = jnp.argsort(-logits, axis=-1, stable=True)
-        p = jax.nn.softmax(jnp.take_along_axis(logits, order, axis=-1), axis=-1)
-        before = jnp.cumsum(p, axis=-1) - p
-        # The token that crosses top_p stays; the first always does. So does all that is not a
-        # number: cut off, it would not be seen any more.
-        keep = (~(before > guidance.top_p)).at[..., 0].set(True)
-        keep = jnp.take_along_axis(keep, jnp.argsort(order, axis=-1), axis=-1)
-        logits = jnp.where(keep, logits, -jnp.inf)
+        logits = truncation.top_p(logits, guidance.top_p)
     return jax.nn.log_softmax(logits, axis=-1)
 
 

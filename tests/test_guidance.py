@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ddjax import truncation
 from ddjax.config_file import from_dict
 from ddjax.groups import Groups
 from ddjax.guidance import Guidance, Guided, truncate
@@ -39,6 +40,26 @@ def test_truncate(temperature, top_k, top_p):
     np.testing.assert_allclose(
         np.exp(found), truncate_by_hand(logits, temperature, top_k, top_p), atol=2e-6
     )
+
+
+@pytest.mark.parametrize("top_k", [0, 1, 7, 20])
+@pytest.mark.parametrize("top_p", [1.0, 0.77, 0.31])
+def test_truncate_where_many_tie(top_k, top_p):
+    """Ties at the threshold of top-p go by their index; powers of two, so that sums are exact."""
+    logits = np.random.default_rng(1).integers(-3, 3, size=(200, 30)) * np.log(2)
+    logits = np.concatenate([logits, -np.abs(logits), np.zeros((1, 30))]).astype(np.float32)
+    found = truncate(jnp.asarray(logits), Guidance(top_k=top_k, top_p=top_p))
+    wanted = truncate_by_hand(logits, 1.0, top_k, top_p)
+    np.testing.assert_array_equal(np.isfinite(found), wanted > 0)
+    np.testing.assert_allclose(np.exp(found), wanted, atol=2e-6)
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 4, 5, 6, 7])
+def test_top_k_of_any_numbers(k):
+    row = np.array([np.inf, -np.inf, -0.0, 0.0, 1e-30, -3e38, 3e38], np.float32)
+    kth = np.sort(row)[-k]
+    kept = np.isfinite(truncation.top_k(jnp.asarray(row), k)) | (row == np.inf)
+    np.testing.assert_array_equal(kept, (row >= kth) & (row > -np.inf))
 
 
 def test_ties_with_the_kth_are_kept():

@@ -8,7 +8,7 @@ ROOT = Path(__file__).parent.parent / "ddjax"
 # Lower may not import higher.
 RANKS = [
     ["errors", "groups", "devices", "preemption", "profiling", "throughput", "trees",
-     "fingerprint"],
+     "fingerprint", "truncation"],
     ["sharding"],
     ["flops", "flow", "models.condition", "models.layers", "files"],
     ["guidance", "models.llamagen", "models.vq", "models.multiscale"],
