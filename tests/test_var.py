@@ -330,7 +330,8 @@ def test_training_leaves_the_quantiser_alone():
     state, _ = train.train_step(
         train.init_state(jax.tree.map(jnp.copy, model), settings), None,
         {"ids": jnp.arange(5)[None], "label": jnp.array([3])}, jax.random.key(0),
-        jnp.zeros(1, bool), loss=functools.partial(teacher_stage.loss, config=about), config=settings,
+        jnp.zeros(1, bool), loss=functools.partial(teacher_stage.loss, config=about),
+        config=settings,
     )
     assert_same(state.model.quantiser, quantiser)
     assert_same(state.ema.quantiser, quantiser)
