@@ -106,8 +106,8 @@ def run(config: Config, stage: Stage) -> str:
         )
         return tokenizer.decode(x)
 
-    def samples(student: nnx.Module, frozen: Frozen) -> dict[str, np.ndarray]:
-        images = sharding.host(draw(student, frozen.tokenizer))
+    def samples(student: nnx.Module) -> dict[str, np.ndarray]:
+        images = sharding.host(draw(student, tokenizer))
         return {"student_1step": pictures.tile(images, 10)}
 
     student = train.train(

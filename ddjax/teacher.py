@@ -59,7 +59,7 @@ def run(config: Config, stage: Stage) -> str:
         config=section.train,
         restore=config.restore,
         profile=config.profile,
-        pictures=lambda model, _: {
+        pictures=lambda model: {
             "samples": pictures.tile(
                 sharding.host(_draw(model, coder, labels, config.guidance)), 10
             )

@@ -58,8 +58,7 @@ def run(config: Config, stage: Stage) -> str:
     cls = MODELS[section.kind]
     shown = images["image"][:40]
 
-    def reconstructions(model: nnx.Module, frozen: Any) -> dict[str, np.ndarray]:
-        del frozen
+    def reconstructions(model: nnx.Module) -> dict[str, np.ndarray]:
         both = np.stack([shown, sharding.host(reconstruct(model, shown))], axis=1)
         return {"image_and_reconstruction": pictures.tile(both.reshape(-1, *shown.shape[1:]), 10)}
 

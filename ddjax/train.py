@@ -5,6 +5,7 @@ fold_in(key, i). Killed anywhere and started again, it goes on from its last che
 with the very same weights.
 """
 
+import contextlib
 import functools
 from collections.abc import Callable
 from pathlib import Path
@@ -38,8 +39,8 @@ from ddjax.throughput import Throughput
 
 # (model, frozen, batch, key) -> (loss, other scalars)
 Loss = Callable[[nnx.Module, Any, dict[str, jax.Array], jax.Array], tuple[jax.Array, dict]]
-# (averaged model, frozen) -> images by name, each [H, W, channels] in [0, 1]
-Pictures = Callable[[nnx.Module, Any], dict[str, np.ndarray]]
+# averaged model -> images by name, each [H, W, channels] in [0, 1]
+Pictures = Callable[[nnx.Module], dict[str, np.ndarray]]
 
 PICTURES_IN_A_RUN = 10
 
@@ -186,9 +187,9 @@ def train(
     config: Train,
     restore: str = "latest",
     profile: tuple[int, ...] = (),
-    pictures: Pictures | None = None,
+    pictures: Pictures = lambda model: {},
 ) -> nnx.Module:
-    """Train a model, or continue, or read it if it is finished.
+    """Train a model, or continue, or read it if it is finished; returns the averaged model.
 
     Args:
       name: shown on the progress bar; names the streams of randomness.
@@ -205,9 +206,6 @@ def train(
       profile: the first step to trace, and the first no more; none if empty.
       pictures: for TensorBoard.
 
-    Returns:
-      the averaged model.
-
     Raises:
       UserError: a loss or gradient that is not finite (names step and metric; the last good
         checkpoint stays), a damaged checkpoint, or a batch that the devices cannot share.
@@ -216,30 +214,30 @@ def train(
     if (directory / "model").exists():
         return weights.load(directory / "model")
     check_batch(name, config, sharding.devices())
-    checkpoints = checkpoint.Checkpoints(directory / "checkpoints", config.keep)
-    batches = data.batches(source, config.batch, seed)
-    iterator = iter(batches.to_iter_dataset(grain.ReadOptions(num_threads=1)))
+    iterator = _iterator(source, config.batch, seed)
     state = init_state(init(nnx.Rngs(keys.stream(seed, f"{name}.init"))), config)
-    state = _resume(state, iterator, checkpoints, restore)
     step_fn = functools.partial(
         train_step, frozen=frozen, key=keys.stream(seed, name), loss=loss, config=config
     )
-    throughput = _throughput(step_fn, state, batches[0], config.batch)
-    events = monitor.writer(directory / "events")
-    health = Health(name, list(trees.flatten(state.model)), events)
-    trace = profiling.Trace(directory / "profile", profile)
-    try:
+    throughput = _throughput(step_fn, state, source, config.batch)
+    with (
+        contextlib.closing(monitor.writer(directory / "events")) as events,
+        contextlib.closing(checkpoint.Checkpoints(directory / "checkpoints", config.keep))
+        as checkpoints,
+    ):
+        state = _resume(state, iterator, checkpoints, restore)
+        health = Health(name, list(trees.flatten(state.model)), events)
+        trace = profiling.Trace(directory / "profile", profile)
         with preemption.deferred() as notice, trace:
-            state = _loop(
-                name, state, iterator, step_fn, config,
-                Hooks(checkpoints, events, health, throughput, trace, notice),
-                lambda model: pictures(model, frozen) if pictures else {},
-            )
+            hooks = Hooks(checkpoints, events, health, throughput, trace, notice)
+            state = _loop(name, state, iterator, step_fn, config, hooks, pictures)
             weights.save(directory / "model", kind, state.ema)
-    finally:
-        checkpoints.close()
-        events.close()
     return state.ema
+
+
+def _iterator(source: data.Source, batch: int, seed: int) -> grain.DatasetIterator:
+    batches = data.batches(source, batch, seed)
+    return iter(batches.to_iter_dataset(grain.ReadOptions(num_threads=1)))
 
 
 def _resume(
@@ -257,12 +255,13 @@ def _resume(
 
 
 def _throughput(
-    step_fn: Callable, state: State, batch: dict[str, np.ndarray], size: int
+    step_fn: Callable, state: State, source: data.Source, size: int
 ) -> Throughput:
     def step(state: State, batch: dict[str, jax.Array]) -> Any:
         return step_fn(state, batch=batch, stop=jnp.zeros(1, bool))
 
-    operations = flops.count(step, state, sharding.rows(batch, size))
+    rows = source.take(sharding.local_rows(size) % len(source))
+    operations = flops.count(step, state, sharding.rows(rows, size))
     peak, _ = flops.peak()
     return Throughput(size, operations, sharding.devices() * peak)
 
@@ -285,7 +284,7 @@ def _loop(
     step_fn: Callable,
     config: Train,
     hooks: Hooks,
-    pictures: Callable[[nnx.Module], dict[str, np.ndarray]],
+    pictures: Pictures,
 ) -> State:
     begin, health, events = int(state.step), hooks.health, hooks.events
     each = np.ones(len(sharding.local_rows(sharding.devices())), bool)

@@ -68,7 +68,7 @@ def test_continues_bit_equal(tmp_path, stop_at):
     whole = run(tmp_path / "whole")
     calls = []
 
-    def stop(model, frozen):
+    def stop(model):
         calls.append(1)
         if len(calls) == stop_at:
             raise Interrupted
@@ -87,7 +87,7 @@ def test_continues_bit_equal(tmp_path, stop_at):
 def test_goes_back_to_the_previous_checkpoint_when_told(tmp_path):
     whole = run(tmp_path / "whole")
 
-    def stop(model, frozen):
+    def stop(model):
         stop.calls += 1
         if stop.calls == 8:
             raise Interrupted
@@ -137,7 +137,7 @@ def terminate_at(step):
     """A picture hook, which comes after every step, that sends SIGTERM after one of them."""
     calls = []
 
-    def terminate(model, frozen):
+    def terminate(model):
         calls.append(1)
         if len(calls) == step:
             signal.raise_signal(signal.SIGTERM)
