@@ -27,7 +27,9 @@ def join(hosts: Hosts) -> None:
       UserError: they cannot be found.
     """
     if "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
-        # Pretended devices share few threads: steps that overlap wait for each other's messages.
+        # Pretended devices wait for each other's messages on the threads of one pool, by default
+        # as many as there are cores: too few, and they wait for ever.
+        os.environ.setdefault("NPROC", "64")
         jax.config.update("jax_cpu_enable_async_dispatch", False)
     if not hosts.coordinator:
         return
