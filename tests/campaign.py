@@ -42,7 +42,8 @@ class Round(NamedTuple):
     detail: str
 
     def __str__(self) -> str:
-        return f"{self.number} {self.kind}: {self.fault} -> {self.outcome}: {self.detail}"
+        why = f": {self.detail}" if self.detail else ""
+        return f"{self.number} {self.kind}: {self.fault} -> {self.outcome}{why}"
 
 
 def play(number: int, seed: int, arena: Arena) -> Round:

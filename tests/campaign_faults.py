@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tests.campaign_runs import (
+    HANGING,
     MODELS,
     MOMENTS,
     Ended,
@@ -131,8 +132,9 @@ def terminate(arena: Arena, rng: random.Random) -> Fault:
 def terminate_twice(arena: Arena, rng: random.Random) -> Fault:
     """SIGTERM, and SIGTERM or SIGKILL while the checkpoint is saved."""
     second = rng.choice([signal.SIGTERM, signal.SIGKILL])
-    job, text, _ = _stopped(arena, rng, (signal.SIGTERM, second))
-    return Fault(f"{text}, then {second.name}", job.root, _judge_all(arena))
+    job, text, end = _stopped(arena, rng, (signal.SIGTERM, second))
+    failure = str(end) if end.code == HANGING else ""
+    return Fault(f"{text}, then {second.name}", job.root, _judge_all(arena), failure=failure)
 
 
 def flip(arena: Arena, rng: random.Random) -> Fault:

@@ -30,8 +30,8 @@ MOMENTS = (
     "metrics.json", "sample", "finished",
 )
 
-# Seconds after which a process counts as hanging.
-LIMIT = 400
+# Seconds after which a process counts as hanging, and what stands for its exit code.
+LIMIT, HANGING = 400, -signal.SIGALRM
 
 
 class Ended(NamedTuple):
@@ -85,13 +85,13 @@ class Job:
 
 
 def ended(process: subprocess.Popen, limit: float = LIMIT) -> Ended:
-    """Wait for the end; one that hangs is killed, and has no exit code of its own."""
+    """Wait for the end; one that hangs is killed."""
     try:
         _, errors = process.communicate(timeout=limit)
         code = process.returncode
     except subprocess.TimeoutExpired:
         process.kill()
-        errors, code = f"{process.communicate()[1]}\nno end in {limit} s", -signal.SIGALRM
+        errors, code = f"{process.communicate()[1]}\nno end in {limit} s", HANGING
     lines = re.split(r"[\r\n]+", errors)
     return Ended(code, [line for line in lines if line.strip() and not re.search(r"\d%\|", line)])
 
