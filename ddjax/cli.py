@@ -68,8 +68,10 @@ def run(command: Callable[..., None], *arguments: str) -> None:
 
 
 def _unraisable(found: Any) -> None:
-    """As Python does, but for TensorStore, which calls a loop that Orbax closed after a failure."""
-    if str(found.exc_value) != "Event loop is closed":
+    """As Python does, but for SIGTERM, and TensorStore, which calls a loop that Orbax closed."""
+    if isinstance(found.exc_value, preemption.Preempted):
+        preemption.deliver_again()
+    elif str(found.exc_value) != "Event loop is closed":
         sys.__unraisablehook__(found)
 
 

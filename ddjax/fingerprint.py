@@ -11,7 +11,9 @@ import jax.numpy as jnp
 
 def fingerprints(arrays: dict[str, jax.Array]) -> dict[str, str]:
     """By name, the type, shape and fingerprint of arrays: "float32[2, 3] 0123456789abcdef"."""
-    sums = jax.device_get({name: _sums(array) for name, array in arrays.items()})
+    # One after another: of programs that do not wait for each other, pretended devices, which share
+    # few threads, may each begin another, and wait for its messages for ever.
+    sums = {name: jax.device_get(_sums(array)) for name, array in arrays.items()}
     return {
         name: f"{array.dtype}{list(array.shape)} {int(sums[name][0]):08x}{int(sums[name][1]):08x}"
         for name, array in arrays.items()

@@ -1,5 +1,9 @@
 """Fingerprints: any change shows, the place on the devices does not."""
 
+import os
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -58,3 +62,26 @@ def test_it_is_the_sum_that_it_says():
         sums[1] += scramble(one ^ scramble(2**32 - 1 - place))
     wanted = "".join(f"{total % 2**32:08x}" for total in sums)
     assert of(jnp.asarray(values)) == f"float32[2, 3] {wanted}"
+
+
+MANY = """
+import jax
+from jax.sharding import NamedSharding, PartitionSpec
+from ddjax import hosts, sharding
+from ddjax.config import Hosts
+from ddjax.fingerprint import fingerprints
+
+hosts.join(Hosts())
+place = NamedSharding(sharding.make_mesh(2), PartitionSpec("fsdp"))
+arrays = {str(i): jax.device_put(jax.numpy.ones((16, 32)), place) for i in range(300)}
+for _ in range(20):
+    fingerprints(arrays)
+"""
+
+
+def test_pretended_devices_do_not_lock_each_other_up():
+    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    done = subprocess.run(
+        [sys.executable, "-c", MANY], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[:1000]

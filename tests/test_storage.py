@@ -81,6 +81,10 @@ def test_damaged_model_folders_are_named(tmp_path):
     (tmp_path / "m" / "config.json").write_text('{"kind": "llama')
     with pytest.raises(UserError, match=r"config\.json is damaged"):
         weights.load(tmp_path / "m")
+    (tmp_path / "m" / "config.json").unlink()
+    (tmp_path / "m").rename(tmp_path / "model")  # as in the folder of a stage
+    with pytest.raises(UserError, match=rf"{tmp_path}/model/config\.json is missing"):
+        weights.saved_digest(tmp_path)
 
 
 def test_any_damage_to_the_config_of_a_model_folder_is_refused(tmp_path):
