@@ -21,8 +21,8 @@ from ddjax.errors import UserError
 AXES = ("data", "fsdp")
 ROWS, WHOLE = PartitionSpec(AXES), PartitionSpec()
 
-# Which axis of what is trained is cut over fsdp, by the end of its name: of kernels the inputs, of
-# tables the width. Other names, and axes that fsdp does not divide, stay whole: they are small.
+# Which axis of what is trained is cut over fsdp, by the end of its name: of kernels the inputs.
+# Other names, and axes that fsdp does not divide, stay whole: they are small.
 RULES = (("kernel", -2),)
 
 

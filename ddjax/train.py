@@ -155,6 +155,7 @@ def _gradient(
     config: Train,
 ) -> tuple[tuple[jax.Array, dict[str, jax.Array]], nnx.Module]:
     """Loss, scalars and gradient; of a batch in parts their mean, and each part has its own key."""
+
     def of_cut(model: nnx.Module, *arguments: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
         return loss(sharding.gather_unstacked(model), *arguments)
 
@@ -166,8 +167,9 @@ def _gradient(
         found = grad(model, frozen, *part)
         return jax.tree.map(lambda a, b: a + b / parts, total, found), None
 
-    cut = jax.tree.map(lambda x: sharding.constrain_parts(
-        x.reshape(parts, -1, *x.shape[1:])), batch)
+    cut = jax.tree.map(
+        lambda x: sharding.constrain_parts(x.reshape(parts, -1, *x.shape[1:])), batch
+    )
     todo = (cut, jax.random.split(key, parts))
     shapes = jax.eval_shape(grad, model, frozen, *jax.tree.map(lambda x: x[0], todo))
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
