@@ -33,6 +33,7 @@ from ddjax import (
     flops,
     flow,
     pair_generation,
+    pair_store,
     parts,
     sample,
     sharding,
@@ -43,7 +44,6 @@ from ddjax.errors import UserError
 from ddjax.groups import Groups
 from ddjax.methods import Method
 from ddjax.models import MODELS
-from ddjax.pair_store import Store
 
 _BATCH = flags.DEFINE_list("batch", ["64"], "Images at once on a device, one or more: 1,8")
 _TRAIN_BATCH = flags.DEFINE_integer("train_batch", None, "Of the training step; the config's")
@@ -253,10 +253,13 @@ def _reading(config: Config, batch: int) -> Callable[[], Any]:
 
 
 def _stored_batches(config: Config, batch: int) -> Iterator[dict[str, np.ndarray]]:
-    count = max(batch, 20_000)
+    length = config.groups.length
+    # More than stay in memory are all read alike, so no more are made.
+    enough = 2 * pair_store.IN_MEMORY // pair_store.record_type(length).itemsize
+    count = max(batch, min(config.pairs.count, enough))
     with tempfile.TemporaryDirectory() as folder:
-        store = Store(Path(folder))
-        about = {"count": count, "per_shard": count, "length": config.groups.length}
+        store = pair_store.Store(Path(folder))
+        about = {"count": count, "per_shard": count, "length": length}
         store.create(about, {})
         store.write(*store.shards(), np.zeros(count, np.int32), _ids(count, config))
         yield from data.batches(store.source(), batch, config.seed).to_iter_dataset(

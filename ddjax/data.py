@@ -85,12 +85,16 @@ def _jitter(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 def batches(source: Source, batch: int, seed: int) -> grain.MapDataset:
     """Endless shuffled batches, a new order each epoch; batch i depends on the seed and i alone.
 
-    Of each batch this process reads just the rows that its devices hold, so that no two processes
-    read the same example in an epoch.
+    Of each batch this process looks up and reads just the rows that its devices hold, so that no
+    two processes read the same example in an epoch.
     """
-    local = sharding.local_rows(batch)
-    dataset = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat()
-    return dataset.batch(batch, batch_fn=lambda rows: source.take(np.asarray(rows)[local]))
+    local = sharding.local_rows(batch).tolist()
+    order = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat()
+
+    def read(number: int) -> dict[str, np.ndarray]:
+        return source.take(np.array([order[number * batch + row] for row in local]))
+
+    return grain.MapDataset.range(len(order) // batch).map(read)
 
 
 def _digits(config: Data) -> tuple[np.ndarray, np.ndarray]:

@@ -1,8 +1,11 @@
 """The stage `evaluate`: one row of figures for each way of sampling, pictures, a report."""
 
 import dataclasses
+import functools
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -79,17 +82,25 @@ class Evaluator:
         classes = net(images).argmax(-1) if self.classifies else jnp.full(len(images), -1)
         return net.features(images), classes
 
-    def look(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Features [N, F] and classes [N] of images; -1 where the net does not classify."""
+    def _over(self, function: Callable[[jax.Array], Any], images: np.ndarray) -> Any:
+        """What a function makes of images [N, ...], batch by batch; arrays [N, ...] on the host."""
         parts = []
         for start in range(0, len(images), self.batch):
             # The last rows once more where a batch is not full.
             index = np.minimum(np.arange(start, start + self.batch), len(images) - 1)
             rows = images[index[sharding.local_rows(self.batch)]]
-            seen = self._look(self.net, sharding.rows(rows, self.batch))
-            parts.append([sharding.host(x) for x in seen])
-        features, classes = (np.concatenate(x)[: len(images)] for x in zip(*parts, strict=True))
-        return features, classes
+            made = function(sharding.rows(rows, self.batch))
+            parts.append(jax.tree.map(sharding.host, made))
+        return jax.tree.map(lambda *part: np.concatenate(part)[: len(images)], *parts)
+
+    def look(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Features [N, F] and classes [N] of images; -1 where the net does not classify."""
+        return self._over(functools.partial(self._look, self.net), images)
+
+    def rebuilt(self, images: np.ndarray) -> np.ndarray:
+        """Images through the tokenizer's ids and back."""
+        rebuild = jax.jit(sharding.each_device(tokenizer.reconstruct, whole=1))
+        return self._over(functools.partial(rebuild, self.parts.tokenizer), images)
 
     def accuracy(self, classes: np.ndarray, labels: np.ndarray) -> float | None:
         """Share of images seen as their class, or None."""
@@ -241,12 +252,7 @@ def _data_rows(evaluator: Evaluator, real: Real, reference: np.ndarray) -> list[
         class_accuracy=evaluator.accuracy(real.classes, real.data["label"]),
         precision=precision, recall=recall,
     )
-    size, source = evaluator.config.evaluate.batch, real.data["image"]
-    rebuilt = [
-        sharding.host(tokenizer.reconstruct(evaluator.parts.tokenizer, source[i : i + size]))
-        for i in range(0, len(source), size)
-    ]
-    features, classes = evaluator.look(np.concatenate(rebuilt))
+    features, classes = evaluator.look(evaluator.rebuilt(real.data["image"]))
     precision, recall = real.precision_recall(features)
     rebuilt_row = Row(
         method="reconstruction", fd_data=real.distance(features),

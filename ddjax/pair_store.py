@@ -13,8 +13,12 @@ import jax
 import numpy as np
 from array_record.python import array_record_module
 
-from ddjax import files
+from ddjax import data, files
 from ddjax.errors import UserError
+
+# Bytes of pairs that a student keeps in memory; reading them one by one would be a large part of a
+# small student's step.
+IN_MEMORY = 2**25
 
 MISSING, UNKNOWN, DAMAGED = "is missing", "is not in the manifest", "is damaged"
 
@@ -166,12 +170,20 @@ class Store:
         before = files.read_json(part) or {"shards": {}}
         files.write_vouched(part, {"shards": before["shards"] | {name: digest}})
 
-    def source(self) -> "PairSource":
+    def source(self) -> data.Source:
         """All pairs, to be read by their numbers.
 
         Raises:
           UserError: a shard is missing or damaged.
         """
+        pairs = self._open()
+        return data.Arrays(pairs.all()) if pairs.nbytes <= IN_MEMORY else pairs
+
+    def all(self) -> dict[str, np.ndarray]:
+        """All pairs in order, as `PairSource.take` has them; raises as `source`."""
+        return self._open().all()
+
+    def _open(self) -> "PairSource":
         self.verify(ignore=(UNKNOWN,))
         paths = [str(self.directory / name) for name in self.shards()]
         return PairSource(paths, self.manifest()["length"])
@@ -182,10 +194,15 @@ class PairSource:
 
     def __init__(self, paths: list[str], length: int) -> None:
         self._records = grain.sources.ArrayRecordDataSource(paths)
-        self._type = _record(length)
+        self._type = record_type(length)
 
     def __len__(self) -> int:
         return len(self._records)
+
+    @property
+    def nbytes(self) -> int:
+        """Of all pairs in memory."""
+        return len(self) * self._type.itemsize
 
     def take(self, rows: np.ndarray) -> dict[str, np.ndarray]:
         """{"index": int32 [N], "condition": int32 [N], "ids": uint16 [N, L]} of these pairs."""
@@ -203,7 +220,7 @@ class PairSource:
 
 
 def _write_records(path: Path, condition_N: np.ndarray, ids_NL: np.ndarray) -> None:
-    records = np.zeros(len(ids_NL), _record(ids_NL.shape[1]))
+    records = np.zeros(len(ids_NL), record_type(ids_NL.shape[1]))
     records["condition"], records["ids"] = condition_N, ids_NL
     writer = array_record_module.ArrayRecordWriter(str(path), "group_size:1,uncompressed")
     for record in records:
@@ -211,5 +228,6 @@ def _write_records(path: Path, condition_N: np.ndarray, ids_NL: np.ndarray) -> N
     writer.close()
 
 
-def _record(length: int) -> np.dtype:
+def record_type(length: int) -> np.dtype:
+    """A pair of `length` tokens as it is stored."""
     return np.dtype([("condition", "<i4"), ("ids", "<u2", (length,))])

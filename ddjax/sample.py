@@ -186,7 +186,7 @@ def load_parts(config: Config, root: Path, methods: list[Method]) -> Parts:
 
     pool = None
     if "pairs" in needed:
-        pool = sharding.whole(Store(root / "pairs").source().all()["ids"])
+        pool = sharding.whole(Store(root / "pairs").all()["ids"])
     return Parts(parts.load(config, root, "tokenizer"), model("teacher"), model("distill"), pool)
 
 

@@ -5,6 +5,7 @@ whole on every device. The mesh is the one that `jax.set_mesh` has set; without 
 the first device.
 """
 
+import functools
 import re
 from collections.abc import Callable
 from typing import Any
@@ -178,6 +179,7 @@ def each_device(function: Callable[..., Any], whole: int) -> Callable[..., Any]:
     if jax.sharding.get_abstract_mesh().empty:
         return function
 
+    @functools.wraps(function)  # its name in logs and profiles
     def run(*arguments: Any) -> Any:
         specs = tuple(WHOLE if i < whole else ROWS for i in range(len(arguments)))
         return jax.shard_map(function, in_specs=specs, out_specs=ROWS, check_vma=False)(*arguments)

@@ -11,7 +11,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ddjax import files, flow, keys, pair_generation, pairs, preemption, trees, weights, workdir
+from ddjax import (
+    data,
+    files,
+    flow,
+    keys,
+    pair_generation,
+    pair_store,
+    pairs,
+    preemption,
+    trees,
+    weights,
+    workdir,
+)
 from ddjax.config_file import from_dict
 from ddjax.errors import UserError
 from ddjax.pair_store import Store
@@ -37,11 +49,23 @@ def fill(directory):
 
 
 def test_pairs_come_back_in_order(tmp_path):
-    found = fill(tmp_path).source().all()
+    found = fill(tmp_path).all()
     np.testing.assert_array_equal(found["index"], np.arange(25))
     wanted = [rows(0, 10), rows(10, 20), rows(20, 25)]
     np.testing.assert_array_equal(found["condition"], np.concatenate([c for c, _ in wanted]))
     np.testing.assert_array_equal(found["ids"], np.concatenate([i for _, i in wanted]))
+
+
+@pytest.mark.parametrize("limit", [0, 10_000])
+def test_pairs_are_the_same_on_disk_and_in_memory(tmp_path, monkeypatch, limit):
+    store, wanted = fill(tmp_path), np.array([23, 0, 9, 10, 23])
+    monkeypatch.setattr(pair_store, "IN_MEMORY", limit)
+    source = store.source()
+    assert isinstance(source, data.Arrays if limit else pair_store.PairSource)
+    found, every = source.take(wanted), store.all()
+    assert len(source) == 25 and found.keys() == every.keys()
+    for name, array in found.items():
+        np.testing.assert_array_equal(array, every[name][wanted], strict=True)
 
 
 def test_files_are_the_same_bytes_every_time(tmp_path):
@@ -230,7 +254,7 @@ def test_a_log_probability_that_is_not_finite_is_named(made, tmp_path, table):
     """Class 9 is first met at pair 9, a code is read for the token behind it."""
     row, pair, token = 9, 9, 0
     if table.startswith("token"):
-        ids = Store(made[1] / "pairs").source().all()["ids"]
+        ids = Store(made[1] / "pairs").all()["ids"]
         row, place = ids[0, 7], list(ids[0]).index(ids[0, 7])
         pair, token = 0, place + 1
     message = (rf"pairs: a log-probability is not finite in batch "
