@@ -8,6 +8,9 @@ of two runs on a busy machine do not.
 import dataclasses
 import functools
 import json
+import os
+import platform
+import re
 import resource
 import statistics
 import sys
@@ -87,14 +90,25 @@ def benchmark(config: Config) -> dict[str, Any]:
     return {
         "config": config.name,
         "weights": {name: _weights(getattr(config, name)) for name in ("teacher", "tokenizer")},
-        "device": jax.devices()[0].device_kind,
+        "device": _device(),
         "devices": sharding.devices(),
+        "python": platform.python_version(),
         "jax": jax.__version__,
         "flax": flax.__version__,
         "command": " ".join(["python -m ddjax.benchmark", *sys.argv[1:]]),
         "peak_memory_mb": _peak_memory_mb(),
         "rows": rows,
     }
+
+
+def _device() -> str:
+    """By its maker's name; of a CPU also how many cores it has."""
+    kind = jax.devices()[0].device_kind
+    if kind != "cpu":
+        return kind
+    info = Path("/proc/cpuinfo")  # Linux alone has it
+    names = re.findall(r"model name\s*: (.+)", info.read_text()) if info.exists() else []
+    return f"{names[0] if names else platform.machine()}, {os.cpu_count()} cores"
 
 
 def _batches() -> list[int]:
@@ -163,7 +177,7 @@ def _add_ratios(rows: list[dict[str, Any]], training_flops: Callable[[int], floa
         if teacher and row["name"].startswith(("student", "refine")):
             row["speedup_over_teacher"] = teacher / row["seconds"]
         if row["name"] == "pairs":
-            row["pairs_per_second"] = row["batch"] / row["seconds"]
+            row["pairs_per_second"] = 1 / row["seconds_per_image"]
             mapping = seconds.get(("flow map of the pairs", row["batch"]))
             if mapping:
                 row["flow_map_share"] = mapping / row["seconds"]

@@ -16,6 +16,10 @@ from ddjax.errors import UserError
 from ddjax.fingerprint import fingerprints
 
 
+class Damaged(UserError):
+    """A checkpoint is not what was saved."""
+
+
 class Checkpoints:
     """The checkpoints of one training run, newest last; a save in progress has no final name."""
 
@@ -42,15 +46,18 @@ class Checkpoints:
 
         Args:
           template: pytree of arrays of the shapes, types and places that are expected.
-          which: "latest", or "previous" for the one before. Then the latest is kept beside the
-            others, under another name; once only, so that the same command goes on from there, and
-            from what it has saved since. A damaged one is set aside in any case.
+          which: "latest", or "previous" for the one before. Then the latest is set aside, in
+            another folder; once only, so that the same command goes on from there, and from what it
+            has saved since, also in trainings that it begins. A damaged one is set aside in any
+            case.
 
         Raises:
           UserError: the checkpoint is damaged or does not fit; it and the array are named.
         """
         steps = sorted(self._manager.all_steps())
         if not steps:
+            if which == "previous" and hosts.is_first():
+                self._aside.mkdir(exist_ok=True)
             return None
         if which == "previous" and not self._went_back(steps[-1], template):
             if len(steps) < 2:
@@ -62,12 +69,12 @@ class Checkpoints:
         return self._read_whole(self.directory / str(steps[-1]), template)
 
     def _went_back(self, latest: int, template: Any) -> bool:
-        """Whether an earlier run has gone back already, and this checkpoint is whole."""
+        """Whether this command has gone back or begun here already, and this one is whole."""
         if not self._aside.exists():
             return False
         try:
             self._read_whole(self.directory / str(latest), template)
-        except UserError:
+        except Damaged:
             return False
         return True
 
@@ -106,6 +113,8 @@ class Checkpoints:
             about = json.loads(json.dumps(restored["about"]))
             if not isinstance(about["fingerprints"], dict) or "position" not in about:
                 raise ValueError("its fingerprints or data position are missing")
+        except (jax.errors.JaxRuntimeError, PermissionError):
+            raise  # out of memory, or not ours to read: the checkpoint may be whole
         except Exception as error:
             # Orbax, TensorStore and JSON each raise their own; all mean the same to a user.
             raise _damaged(where, str(error).split("\n")[0]) from error
@@ -121,8 +130,8 @@ class Checkpoints:
         self._manager.close()
 
 
-def _damaged(where: Path, why: str) -> UserError:
-    return UserError(
+def _damaged(where: Path, why: str) -> Damaged:
+    return Damaged(
         f"checkpoint {where} is damaged: {why}; continue from the one before with "
         "--config.restore=previous"
     )

@@ -47,4 +47,5 @@ def net(name: str, where: str, directory: Path, section: Model, config: Config) 
         source=data.Arrays(data.load(config.data)),
         seed=config.seed,
         config=section.train,
+        restore=config.restore,
     )

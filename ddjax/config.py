@@ -12,7 +12,8 @@ from ddjax.groups import Groups
 from ddjax.guidance import Guidance
 from ddjax.methods import Method
 
-DATA_SETS = ("digits", "fashion_mnist", "none")
+NO_DATA = "none"
+DATA_SETS = ("digits", "fashion_mnist", NO_DATA)
 STAGES = ("tokenizer", "teacher", "pairs", "distill", "evaluate", "sample")
 
 

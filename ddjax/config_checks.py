@@ -3,9 +3,10 @@
 Every refusal names the key, what was found and what would be right.
 """
 
+import math
 from typing import Any
 
-from ddjax.config import DATA_SETS, STAGES, Config, Model, Train
+from ddjax.config import DATA_SETS, NO_DATA, STAGES, Config, Model, Train
 from ddjax.errors import UserError
 from ddjax.methods import Method
 from ddjax.models import MODELS
@@ -28,6 +29,9 @@ def check(c: Config) -> None:
     _require(c.hosts.count >= 1, "hosts.count", c.hosts.count, ">= 1")
     index, count = c.hosts.index, c.hosts.count
     _require(0 <= index < count, "hosts.index", index, f"in 0..{count - 1}, below hosts.count")
+    alone = count == 1 or bool(c.hosts.coordinator)
+    _require(alone, "hosts.coordinator", "none", f"HOST:PORT, for hosts.count {count}")
+    _require(0 <= c.seed < 2**32, "seed", c.seed, "in 0..2^32-1")
     _check_models(c)
     _check_guidance(c)
     _check_student(c)
@@ -44,7 +48,14 @@ def check(c: Config) -> None:
     _require(samples >= fewest, "evaluate.samples", samples, f">= {fewest}, neighbours + 1")
     _require(c.flow.steps >= c.flow.order, "flow.steps", c.flow.steps, ">= flow.order")
     _require(1 <= c.flow.order <= 4, "flow.order", c.flow.order, "in 1..4")
-    _require(c.flow.stretch > 0, "flow.stretch", c.flow.stretch, "> 0")
+    _require(0 < c.flow.stretch < math.inf, "flow.stretch", c.flow.stretch, "> 0")
+    for where, weight in (
+        ("tokenizer.commitment", c.tokenizer.commitment),
+        ("tokenizer.entropy", c.tokenizer.entropy),
+        ("distill.cross_entropy", c.distill.cross_entropy),
+        ("distill.perceptual", c.distill.perceptual),
+    ):
+        _require(0 <= weight < math.inf, where, weight, ">= 0, the weight of a loss")
 
 
 def _models(c: Config) -> dict[str, Model]:
@@ -66,7 +77,10 @@ def _check_train(where: str, train: Train) -> None:
         _require(getattr(train, key) >= 1, f"{where}.{key}", getattr(train, key), ">= 1")
     batch, parts = train.batch, train.accumulate
     _require(batch % parts == 0, f"{where}.accumulate", parts, f"a divisor of batch {batch}")
-    _require(train.learning_rate > 0, f"{where}.learning_rate", train.learning_rate, "> 0")
+    rate, b2, decay = train.learning_rate, train.b2, train.weight_decay
+    _require(0 < rate < math.inf, f"{where}.learning_rate", rate, "> 0")
+    _require(0 <= b2 < 1, f"{where}.b2", b2, "in [0, 1)")
+    _require(0 <= decay < math.inf, f"{where}.weight_decay", decay, ">= 0")
     _require(0 <= train.ema < 1, f"{where}.ema", train.ema, "in [0, 1)")
     _require(train.clip > 0, f"{where}.clip", train.clip, "> 0")
     _require(0 <= train.warmup <= train.steps, f"{where}.warmup", train.warmup, "in 0..steps")
@@ -75,7 +89,8 @@ def _check_train(where: str, train: Train) -> None:
 def _check_models(c: Config) -> None:
     tokenizer, teacher = c.tokenizer.model, c.teacher.model
     _require(c.data.name in DATA_SETS, "data.name", c.data.name, f"one of {', '.join(DATA_SETS)}")
-    _require(c.data.copies >= 1, "data.copies", c.data.copies, ">= 1")
+    for key in ("copies", "image_size", "num_classes"):
+        _require(getattr(c.data, key) >= 1, f"data.{key}", getattr(c.data, key), ">= 1")
     vocab = tokenizer.vocab_size
     _require(1 <= vocab <= 2**16, "tokenizer.model.vocab_size", vocab, "in 1..65536: 16-bit ids")
     for key in ("vocab_size", "code_dim", "grid", "scales"):  # not all families have scales
@@ -88,7 +103,7 @@ def _check_models(c: Config) -> None:
         )
         unused = where == "distill.perceptual_net" and not c.distill.perceptual
         _require(
-            c.data.name != "none" or bool(part.weights) or unused, f"{where}.weights", "none",
+            c.data.name != NO_DATA or bool(part.weights) or unused, f"{where}.weights", "none",
             "a model folder: with data.name none there are no images to train it on",
         )
         for key in ("image_size", "num_classes"):
@@ -96,13 +111,24 @@ def _check_models(c: Config) -> None:
             _require(
                 ours in (None, theirs), f"{where}.model.{key}", ours, f"{theirs}, as data.{key}"
             )
+        # All the data sets are grey.
+        channels = tokenizer.image_channels if c.data.name == NO_DATA else 1
+        ours = getattr(part.model, "image_channels", channels)
+        _require(ours == channels, f"{where}.model.image_channels", ours, f"{channels}, the data's")
 
 
 def _check_guidance(c: Config) -> None:
     g, vocab = c.guidance, c.teacher.model.vocab_size
     schedules = ("constant", "linear")
     _require(g.schedule in schedules, "guidance.schedule", g.schedule, "constant or linear")
-    _require(g.temperature > 0, "guidance.temperature", g.temperature, "> 0")
+    least = 1 if g.schedule == "constant" else 0
+    _require(
+        least <= g.scale < math.inf, "guidance.scale", g.scale,
+        f">= {least}, which is none, for schedule {g.schedule}",
+    )
+    ok = g.interval == -1 or (g.interval >= 0 and g.schedule == "constant")
+    _require(ok, "guidance.interval", g.interval, "-1 (all groups), or >= 0 for schedule constant")
+    _require(0 < g.temperature < math.inf, "guidance.temperature", g.temperature, "> 0")
     _require(0 <= g.top_k <= vocab, "guidance.top_k", g.top_k, f"in 0..{vocab} (0: all)")
     _require(0 < g.top_p <= 1, "guidance.top_p", g.top_p, "in (0, 1]")
     dropout = c.teacher.label_dropout

@@ -17,6 +17,9 @@ from ddjax.config_checks import check
 from ddjax.errors import UserError
 from ddjax.models import MODELS
 
+# What a model may compute in.
+DTYPES = ("float32", "bfloat16", "float16")
+
 
 def from_dict(tree: Mapping[str, Any]) -> Config:
     """Build and check a `Config`.
@@ -64,10 +67,25 @@ def _build(cls: type, tree: Any, where: str) -> Any:
             values[name] = _convert(hints[name], tree[name], f"{where}{name}", tree)
         elif field.default is dataclasses.MISSING:
             raise UserError(f"config.{where}{name}: missing")
+    if cls in {model.Config for model in MODELS.values()}:
+        _check_model(cls, values, where)
     try:
         return cls(**values)
     except ValueError as error:
         raise UserError(f"config.{where.rstrip('.')}: {error}") from None
+
+
+def _check_model(cls: type, values: dict[str, Any], where: str) -> None:
+    """The numbers of a model are sizes: from 1, or from 0 where that is the default."""
+    dtype = values.get("dtype", DTYPES[0])
+    if dtype not in DTYPES:
+        raise UserError(f"config.{where}dtype: got {dtype}, must be one of {', '.join(DTYPES)}")
+    for field in dataclasses.fields(cls):
+        value, least = values.get(field.name), 0 if field.default == 0 else 1
+        parts = value if isinstance(value, tuple) else (value,)
+        if any(isinstance(part, int) and part < least for part in parts):
+            shown = ",".join(map(str, parts))
+            raise UserError(f"config.{where}{field.name}: got {shown}, must be >= {least}")
 
 
 def _convert(hint: Any, value: Any, where: str, siblings: Mapping[str, Any]) -> Any:

@@ -14,8 +14,6 @@ from ddjax import sharding
 from ddjax.config import Data
 from ddjax.errors import UserError
 
-NONE = "none"
-
 
 class Source(Protocol):
     """Examples that are read by their numbers."""

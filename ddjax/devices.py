@@ -12,7 +12,7 @@ class Device:
     """One accelerator.
 
     Attributes:
-      kind: what JAX's `device_kind` contains for it.
+      kind: what JAX's `device_kind` contains for it, with no digit behind.
       peak: dense bfloat16 operations a second.
       memory: bytes.
       bandwidth: of that memory, bytes a second.
@@ -24,7 +24,7 @@ class Device:
     bandwidth: float
 
 
-# In the order in which kinds are looked for: "TPU v5" is part of "TPU v5 lite", "L4" of "L40S".
+# In the order in which kinds are looked for: "TPU v5" is part of "TPU v5 lite".
 DEVICES = {
     "v4": Device("TPU v4", 275e12, 32e9, 1200e9),
     "v5e": Device("TPU v5 lite", 197e12, 16e9, 819e9),

@@ -124,9 +124,12 @@ def run(config: Config, stage: Stage) -> str:
         profile=config.profile,
         pictures=samples,
     )
+    # As many at once as a step of the training has.
     part = section.train.batch // section.train.accumulate
-    last = source.take(np.arange(len(source) - part, len(source)))
-    _, scalars = jax.jit(loss_fn)(student, frozen, last, jax.random.key(0))
+    last = source.take(len(source) - part + sharding.local_rows(part))
+    _, scalars = jax.jit(lambda student, *rest: loss_fn(sharding.gather_unstacked(student), *rest))(
+        student, frozen, sharding.rows(last, part), jax.random.key(0)
+    )
     return f"{section.train.steps} steps on {len(source)} pairs; cross-entropy " \
         f"{scalars['cross_entropy']:.3f}, {scalars['tokens_equal']:.0%} of tokens equal on pairs " \
         "it was trained on"

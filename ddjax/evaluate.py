@@ -25,7 +25,7 @@ from ddjax import (
     sharding,
     tokenizer,
 )
-from ddjax.config import Config
+from ddjax.config import NO_DATA, Config
 from ddjax.methods import Method
 from ddjax.metrics.frechet import frechet_distance
 from ddjax.metrics.precision_recall import precision_recall
@@ -142,7 +142,7 @@ class Real:
 
     def __init__(self, evaluator: Evaluator) -> None:
         config = evaluator.config
-        self.there = config.data.name != data.NONE
+        self.there = config.data.name != NO_DATA
         if not self.there:
             return
         self.data = data.load(config.data)

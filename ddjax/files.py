@@ -2,11 +2,11 @@
 
 import contextlib
 import errno
-import glob
 import hashlib
 import itertools
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,8 +32,10 @@ def atomic(path: Path) -> Iterator[Path]:
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         made = [folder for folder in path.parents if not folder.exists()]
         path.parent.mkdir(parents=True, exist_ok=True)
-        for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
-            _remove(left)
+        of_any_process = re.compile(rf"\.{re.escape(path.name)}\.\d+\.tmp")
+        for left in path.parent.iterdir():
+            if of_any_process.fullmatch(left.name):
+                _remove(left)
     except (OSError, ValueError) as error:
         raise _unwritable(path, error) from None
     try:

@@ -1,6 +1,7 @@
 """How many floating-point operations a function needs, and how many a device can do."""
 
 import functools
+import re
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -83,7 +84,7 @@ def peak() -> tuple[float, str]:
     """
     device = jax.local_devices()[0]
     for known in DEVICES.values():
-        if known.kind in device.device_kind:
+        if re.search(rf"{known.kind}(?!\d)", device.device_kind):  # no L40 is an L4
             return known.peak, "data sheet, bfloat16"
     size, seconds = 1024, []
     with jax.set_mesh(sharding.one_device()):

@@ -20,8 +20,8 @@ class Guidance:
     """How a user samples from the teacher.
 
     Attributes:
-      scale: classifier-free guidance. schedule "constant" (LlamaGen): 1 is none,
-        logits = null + scale * (cond - null). "linear" (VAR): 0 is none, group g of G has
+      scale: classifier-free guidance. schedule "constant" (LlamaGen): 1 and less is none, above
+        it logits = null + scale * (cond - null). "linear" (VAR): 0 is none, group g of G has
         logits = cond + scale * g / (G - 1) * (cond - null).
       schedule: "constant" or "linear".
       interval: with n >= 0 groups after n + 1 are not guided (LlamaGen's cfg_interval); -1 guides
@@ -42,7 +42,7 @@ class Guidance:
     @property
     def is_guided(self) -> bool:
         """Whether the unconditional half is needed at all."""
-        return self.scale != (1.0 if self.schedule == "constant" else 0.0)
+        return self.scale > (1.0 if self.schedule == "constant" else 0.0)
 
     def strength(self, groups: Groups) -> np.ndarray:
         """[G] float32: w in logits = cond + w * (cond - null)."""

@@ -171,8 +171,15 @@ class Stage:
             raise UserError(f"{'; '.join(wrong)}; to make what is wrong anew: {advice}")
 
     def _check(self, ignore: tuple[str, ...]) -> None:
-        there = files.read_json(self.directory / "settings.json")
+        path = self.directory / "settings.json"
+        advice = f"put it back, or move {self.directory} aside and start the same command again"
+        try:
+            there = files.read_json(path)
+        except UserError as error:
+            raise UserError(f"{error}; {advice}") from None
         if there is None:
+            if any(not found.name.startswith(".") for found in self.directory.glob("*")):
+                raise UserError(f"{path} is missing beside what a stage has made; {advice}")
             return
         keys = sorted(there.keys() | self._settings.keys())
         different = [

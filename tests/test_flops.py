@@ -1,7 +1,10 @@
 """Operations are counted exactly: products, convolutions, scans, branches and gradients."""
 
+import types
+
 import jax
 import jax.numpy as jnp
+import pytest
 
 from ddjax import flops
 
@@ -51,6 +54,21 @@ def test_convolutions():
 def test_the_peak_of_an_unknown_device_is_measured():
     value, source = flops.peak()
     assert value > 1e8 and source.startswith("measured")
+
+
+@pytest.mark.parametrize(("kind", "found"), [
+    ("NVIDIA H100 80GB HBM3", 989e12), ("NVIDIA A100-SXM4-40GB", 312e12), ("NVIDIA L4", 121e12),
+    ("NVIDIA L40S", 362e12), ("TPU v5 lite", 197e12), ("TPU v5p", 459e12), ("TPU v5", 459e12),
+    ("NVIDIA L40", None), ("NVIDIA RTX A1000", None),
+])
+def test_the_peak_of_a_known_device_is_its_data_sheets(monkeypatch, kind, found):
+    devices = jax.local_devices()
+    monkeypatch.setattr(
+        jax, "local_devices", lambda: [types.SimpleNamespace(device_kind=kind), *devices]
+    )
+    monkeypatch.setattr(flops.sharding, "one_device", lambda: flops.sharding.make_mesh(1, devices))
+    value, source = flops.peak.__wrapped__()
+    assert value == found if found else source.startswith("measured")
 
 
 def test_traffic_is_what_products_read_and_write():

@@ -110,5 +110,5 @@ def test_guided_logits(guidance, strength):
 def test_no_guidance_means_no_second_half():
     assert not Guidance(scale=1.0).is_guided
     assert not Guidance(scale=0.0, schedule="linear").is_guided
-    assert Guidance(scale=0.0).is_guided  # the unconditional model
+    assert not Guidance(scale=0.5).is_guided  # as the original
     assert from_dict(tiny.get_config().to_dict()).guidance.is_guided

@@ -280,18 +280,27 @@ def test_atomic_removes_what_a_killed_process_left(tmp_path, same):
     left = tmp_path / f".m.{os.getpid() if same else 1}.tmp"
     left.mkdir()
     (left / "weights.safetensors").write_text("half")
-    (tmp_path / ".other.1.tmp").touch()
+    others = [".m.2.1.tmp", ".other.1.tmp"]  # of m.2 and of other, being written now
+    for other in others:
+        (tmp_path / other).touch()
     weights.save(tmp_path / "m", "llamagen", gpt())
     weights.load(tmp_path / "m")
-    assert sorted(p.name for p in tmp_path.iterdir()) == [".other.1.tmp", "m"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [*others, "m"]
 
 
 def test_a_damaged_settings_file_is_named(tmp_path):
     stage(tmp_path).begin()
     file = tmp_path / "teacher" / "settings.json"
     file.write_text(file.read_text()[:20])
-    with pytest.raises(UserError, match=r"settings\.json: not readable"):
+    advice = f"; put it back, or move {tmp_path}/teacher aside and start the same command again$"
+    with pytest.raises(UserError, match=r"settings\.json: not readable.*" + advice):
         stage(tmp_path).begin()
+    file.unlink()
+    stage(tmp_path).begin()  # killed before it was written: nothing else is there
+    file.unlink()
+    (tmp_path / "teacher" / "checkpoints").mkdir()
+    with pytest.raises(UserError, match=r"settings\.json is missing beside what .*" + advice):
+        stage(tmp_path, "teacher.train.batch", 9).begin()
 
 
 def test_disk_full_is_recognised_in_any_library():

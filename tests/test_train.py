@@ -1,5 +1,6 @@
 """The training loop: continues bit-equal, stops at numbers that are not finite."""
 
+import contextlib
 import functools
 import gzip
 import json
@@ -15,10 +16,22 @@ from flax import nnx
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.util import tensor_util
 
-from ddjax import data, flops, health, keys, preemption, throughput, train
+from ddjax import (
+    checkpoint,
+    classify,
+    data,
+    flops,
+    health,
+    keys,
+    preemption,
+    throughput,
+    train,
+)
 from ddjax.config import Train
+from ddjax.config_file import from_dict
 from ddjax.errors import UserError
 from ddjax.models import classifier
+from tests import tiny
 from tests.test_storage import assert_trees_equal
 
 CONFIG = Train(steps=10, batch=4, learning_rate=1e-2, warmup=2, weight_decay=0.1, log_every=1,
@@ -99,6 +112,49 @@ def test_goes_back_to_the_previous_checkpoint_when_told(tmp_path):
     assert sorted(p.name for p in (tmp_path / "parts" / "checkpoints").iterdir()) == ["3", "6"]
     assert_trees_equal(run(tmp_path / "parts", restore="previous"), whole)
     assert losses(tmp_path / "parts")[5] == losses(tmp_path / "whole")[5] * 2
+
+
+@pytest.mark.parametrize("stop_at", [5, 8])
+def test_going_back_is_for_what_was_there_before(tmp_path, stop_at):
+    """A training that began under restore=previous goes on from its latest checkpoint."""
+    whole = run(tmp_path / "whole")
+    calls = iter(range(stop_at))
+
+    def stop(model):
+        if next(calls) == stop_at - 1:
+            raise Interrupted
+        return {}
+
+    with pytest.raises(Interrupted):
+        run(tmp_path / "parts", restore="previous", pictures=stop)
+    assert_trees_equal(run(tmp_path / "parts", restore="previous"), whole)
+    assert max(map(len, losses(tmp_path / "parts").values())) <= 2
+    assert not any((tmp_path / "parts" / "checkpoints_aside").iterdir())
+
+
+def test_a_checkpoint_that_memory_is_short_for_is_not_set_aside(tmp_path, monkeypatch):
+    state = {"a": jnp.arange(3.0)}
+    with contextlib.closing(checkpoint.Checkpoints(tmp_path / "checkpoints", 2)) as checkpoints:
+        for step in (1, 2):
+            checkpoints.save(step, state, {})
+        checkpoints.wait()
+        (tmp_path / "checkpoints_aside").mkdir()  # as after going back
+
+        def no_memory(*args, **options):
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+
+        monkeypatch.setattr(checkpoints._manager, "restore", no_memory)
+        for which in ("latest", "previous"):
+            with pytest.raises(jax.errors.JaxRuntimeError, match="Out of memory"):
+                checkpoints.restore(state, which)
+    assert not any((tmp_path / "checkpoints_aside").iterdir())
+
+
+def test_nets_that_compare_images_go_back_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(train, "train", lambda **options: options["restore"])
+    config = from_dict({**tiny.get_config().to_dict(), "restore": "previous"})
+    section = config.evaluate.features
+    assert classify.net("net", "evaluate.features", tmp_path, section, config) == "previous"
 
 
 def test_a_finished_run_is_read_not_run(tmp_path):
