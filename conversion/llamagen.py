@@ -60,16 +60,14 @@ def _heads(width: int) -> int:
 
 
 def _grid(shapes: Shapes, condition_tokens: int, given: int | None) -> int:
-    """From the rotary table where the file has it; else 16, images of 256 pixels."""
-    if "freqs_cis" not in shapes:
-        return given or 16
-    length = size(shapes, "freqs_cis", 0) - condition_tokens
-    found = math.isqrt(max(length, 0))
-    if found < 1 or found**2 != length:
-        raise UserError(f"freqs_cis is {list(shapes['freqs_cis'])}, the table of no square grid")
-    if given not in (None, found):
-        raise UserError(f"--grid={given}, but the rotary table is for {found}; leave --grid out")
-    return found
+    """As given; else by the rotary table in the file, if it is one; else 16, for 256 pixels.
+
+    The table is computed anew by whoever uses the weights, and one that was left in is ignored.
+    """
+    shape = shapes.get("freqs_cis", ())
+    length = max(shape[0] - condition_tokens, 0) if len(shape) == 3 else 0
+    found = math.isqrt(length)
+    return given or (found if found**2 == length and found else 16)
 
 
 def _teacher_config(

@@ -13,7 +13,7 @@ _CHANNELS = Transform(lambda x: x.reshape(-1), lambda x: x.reshape(1, -1, 1, 1))
 
 def _config(shapes: Shapes) -> LPIPSConfig:
     if "lin0.model.1.weight" not in shapes:
-        raise UserError("it holds no weights of the distances; say --linear=lpips_vgg.pth")
+        raise UserError("it holds no weights of the distances; say --linear=vgg.pth")
     channels = (size(shapes, f"features.{places[0]}.weight", 0) for places in _PLACES)
     return LPIPSConfig(channels=tuple(channels))
 
@@ -34,5 +34,5 @@ LPIPS = Table(
     ),
     ignored=(r"classifier\..*",),
     config=_config,
-    places=((),),
+    invertible=False,  # torchvision wants its classifier too
 )

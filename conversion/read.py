@@ -45,13 +45,13 @@ def read(file: Path, averaged: bool | None = None) -> Tensors:
     if file.suffix == ".safetensors":
         if averaged:
             raise UserError(f"{file} holds no averaged weights; leave --ema out")
-        return _floating(_load_safetensors(file), file)
+        return _checked(_load_safetensors(file), file)
     tree = _load(file)
     places = {None: _AVERAGED + _PLAIN, True: _AVERAGED, False: _PLAIN}[averaged]
     for place in places:
         found = _at(tree, place)
         if found:
-            return _floating(found, file)
+            return _checked(found, file)
     wanted = {None: "weights", True: "averaged weights", False: "plain weights"}[averaged]
     raise UserError(f"{file} holds no {wanted}; looked at {', '.join(map(_name, places))}")
 
@@ -119,11 +119,17 @@ def _is_plain(tensor: torch.Tensor) -> bool:
     return tensor.numel() * tensor.itemsize <= tensor.untyped_storage().nbytes()
 
 
-def _floating(tensors: Tensors, file: Path) -> Tensors:
+def _checked(tensors: Tensors, file: Path) -> Tensors:
     strange = [
         name for name, tensor in tensors.items()
         if not isinstance(name, str) or not _is_plain(tensor)
     ]
     if strange:
         raise UserError(f"{file}: {strange[0]} is no plain tensor under a name; get another file")
+    # Many names of the same numbers would fill the memory from a small file.
+    claimed, there = sum(t.numel() * t.itemsize for t in tensors.values()), file.stat().st_size
+    if claimed > there:
+        raise UserError(
+            f"{file}: its tensors claim {claimed} bytes, and the file has {there}; get another file"
+        )
     return tensors

@@ -69,6 +69,7 @@ class Table:
         outermost first.
       buffers: what the original code wants beside the weights, by name.
       borrowed: pattern of names from another model's checkpoint; the way back leaves them out.
+      invertible: whether the weights that we keep are all that the original code wants.
     """
 
     kind: str
@@ -78,6 +79,7 @@ class Table:
     places: tuple[tuple[str, ...], ...] = (("model",),)
     buffers: Callable[[Any], dict[str, Array]] = lambda config: {}
     borrowed: str = ""
+    invertible: bool = True
 
 
 def size(shapes: Shapes, name: str, axis: int) -> int:

@@ -4,7 +4,7 @@ r"""Convert a published PyTorch checkpoint into a model folder, or back.
     python conversion/torch_to_flax.py --model=var --checkpoint=var_d16.pth --tokenizer=vae.pth
     python conversion/torch_to_flax.py --inverse --checkpoint=conversion/weights/c2i_B_256
     python conversion/torch_to_flax.py --model=lpips --checkpoint=vgg16-397923af.pth \
-        --linear=lpips_vgg.pth
+        --linear=vgg.pth
 
 Sizes are read from the checkpoint. Weights become float32, which holds bfloat16 and float16
 exactly; the way back writes float32.
@@ -20,6 +20,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # when it is run as a script
 
+import jax
 import numpy as np
 import torch
 from absl import flags
@@ -49,7 +50,8 @@ class _Integers(flags.ListParser):
 
 _MODEL = flags.DEFINE_enum("model", None, list(TABLES), "What the checkpoint is")
 _CHECKPOINT = flags.DEFINE_string(
-    "checkpoint", None, "The .pt, .pth or .safetensors file; a model folder with --inverse"
+    "checkpoint", None, "The .pt, .pth or .safetensors file; with --inverse a model folder, or the "
+    "folder of a stage"
 )
 _LINEAR = flags.DEFINE_string("linear", None, "With --model=lpips: the weights of its distances")
 _OUTPUT = flags.DEFINE_string(
@@ -123,14 +125,20 @@ def convert(
 def restore(folder: Path, output: Path) -> str:
     """Write a PyTorch checkpoint, as published, of a model folder; returns one line about it.
 
+    Args:
+      folder: of a model, or of the stage of a workdir that trained one.
+      output: the file, which must not exist.
+
     Raises:
       UserError: the folder is damaged, or its kind has no PyTorch form; or `output` is there.
     """
     _refuse_existing(output)
+    folder = weights.model_folder(folder)
     kind, config, arrays = weights.read(folder)
-    if kind not in TABLES:
-        raise UserError(f"{folder} is a {kind}, which has no PyTorch form; {', '.join(TABLES)} do")
-    table = TABLES[kind]
+    table = TABLES.get(kind)
+    if table is None or not table.invertible:
+        known = ", ".join(name for name, table in TABLES.items() if table.invertible)
+        raise UserError(f"{folder} is a {kind}, which has no way back to PyTorch; {known} have")
     weights.check(weights.own_template(folder, kind, config), arrays, str(folder))
     found = follow.invert(arrays, table) | table.buffers(config)
     found = {k: v for k, v in found.items() if not re.fullmatch(table.borrowed, k)}
@@ -172,8 +180,8 @@ def _shapes(leaves: Mapping[str, Any]) -> Shapes:
 
 
 def _array(name: str, tensor: torch.Tensor) -> np.ndarray:
-    if not tensor.is_floating_point():
-        raise UserError(f"{name} is of {tensor.dtype}; weights are floating point")
+    if tensor.dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        raise UserError(f"{name} is of {tensor.dtype}; weights are float32, bfloat16 or float16")
     return tensor.float().numpy(force=True)
 
 
@@ -200,6 +208,7 @@ def _refuse_existing(output: Path) -> None:
 
 def main() -> None:
     """Do what the flags say and print one line."""
+    jax.config.update("jax_platforms", "cpu")  # an accelerator may be in use, and is not needed
     checkpoint = Path(_CHECKPOINT.value)
     if not checkpoint.name:
         raise UserError(f"--checkpoint={_CHECKPOINT.value} names no file")

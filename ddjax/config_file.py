@@ -15,10 +15,7 @@ from ml_collections import ConfigDict
 from ddjax.config import Config
 from ddjax.config_checks import check
 from ddjax.errors import UserError
-from ddjax.models import MODELS
-
-# What a model may compute in.
-DTYPES = ("float32", "bfloat16", "float16")
+from ddjax.models import DTYPES, MODELS
 
 
 def from_dict(tree: Mapping[str, Any]) -> Config:

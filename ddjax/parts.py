@@ -56,7 +56,7 @@ def load_model(section: Model, where: str, trained: Path) -> nnx.Module:
         rngs = nnx.Rngs(keys.stream(0, where))
         return sharding.whole(MODELS[section.kind](section.model, rngs=rngs))
     if section.weights:
-        check_weights(where, section.kind, section.weights)
+        check_weights(where, section)
     return weights.load(section.weights or trained, section.kind, section.model)
 
 
@@ -74,20 +74,24 @@ def given(config: Config) -> dict[str, str]:
     }
 
 
-def check_weights(where: str, kind: str, folder: str) -> str:
-    """The digest of a model folder that the config names.
+def check_weights(where: str, section: Model) -> str:
+    """The digest of the model folder that a section of the config names.
 
     Raises:
       UserError: it is missing (says how to make it), or damaged.
     """
+    folder, kind = section.weights, section.kind
     if folder == RANDOM:
         return RANDOM
     if not Path(folder).exists():
         instead = ""
         if "perceptual_net" in where:
             instead = ", or set config.distill.perceptual=0 and config.student.split to all groups"
+        # A file does not tell its grid, and the converter takes 16.
+        grid = section.model.grid if kind in ("llamagen", "llamagen_student") else 16
         raise UserError(
             f"{where}: {folder} is missing; make it with: python conversion/torch_to_flax.py "
-            f"--model={kind} --checkpoint={Path(folder).name}.{_SUFFIX.get(kind, 'pt')}{instead}"
+            f"--model={kind} --checkpoint={Path(folder).name}.{_SUFFIX.get(kind, 'pt')}"
+            f"{f' --grid={grid}' if grid != 16 else ''}{instead}"
         )
     return weights.saved_digest(Path(folder))

@@ -24,7 +24,8 @@ def bar(items: Iterable[T], name: str, total: int, done: int = 0) -> Iterator[T]
         initial=done,
         leave=False,
         delay=1,
-        disable=jax.process_index() > 0,
+        # Asked first, since a single process may show a bar before it takes a device.
+        disable=jax.distributed.is_initialized() and jax.process_index() > 0,
         file=sys.stderr,
         dynamic_ncols=True,
         mininterval=0.2 if sys.stderr.isatty() else 20,

@@ -19,7 +19,7 @@ from flax import nnx
 
 from ddjax import files, hosts, sharding, trees
 from ddjax.errors import UserError
-from ddjax.models import MODELS
+from ddjax.models import DTYPES, MODELS
 
 # Sizes that say how a model is used, not what was learned: the type of the computation, and the
 # images of a convolutional tokenizer.
@@ -114,27 +114,39 @@ def _safetensors_header(leaves: Mapping[str, Any]) -> bytes:
     return len(text).to_bytes(8, "little") + text
 
 
-def load(directory: Path | str, kind: str | None = None, sizes: Any = None) -> nnx.Module:
+def load(
+    directory: Path | str, kind: str | None = None, sizes: Any = None, *, dtype: str | None = None
+) -> nnx.Module:
     """Read a model folder, or the one of a finished stage of a workdir.
 
     Args:
       directory: the folder.
       kind: the kind it must be, if any.
       sizes: the sizes it must have, if any, but for those of `FREE`, which are the reader's choice.
+      dtype: what to compute in, such as "bfloat16"; as in the folder by default.
 
     Raises:
       UserError: as `read`, or not what is wanted.
     """
-    directory = _model_folder(Path(directory))
+    directory = model_folder(Path(directory))
     found, config, arrays = read(directory)
     if kind not in (None, found):
         raise UserError(f"{directory} holds a {found}, where a {kind} is wanted")
+    if dtype is not None:
+        config = _computing_in(dtype, directory, config)
     if sizes is None:
         wanted = own_template(directory, found, config)
     else:
         _check_sizes(directory, config, sizes)
         wanted = template(found, sizes)
     return fill(wanted, arrays, str(directory / "weights.safetensors"))
+
+
+def _computing_in(dtype: str, directory: Path, config: Any) -> Any:
+    if dtype not in DTYPES or not hasattr(config, "dtype"):
+        known = DTYPES if hasattr(config, "dtype") else ("float32",)
+        raise UserError(f"{directory}: dtype {dtype!r}; it computes in {' or '.join(known)}")
+    return dataclasses.replace(config, dtype=dtype)
 
 
 def read(directory: Path | str) -> tuple[str, Any, dict[str, np.ndarray]]:
@@ -190,7 +202,8 @@ def own_template(directory: Path, kind: str, config: Any) -> nnx.Module:
         raise _damaged(directory / "config.json", error) from None
 
 
-def _model_folder(directory: Path) -> Path:
+def model_folder(directory: Path) -> Path:
+    """The folder itself, or the one in the folder of a finished stage."""
     stage = directory / "model"
     return stage if stage.exists() else directory
 
@@ -267,4 +280,4 @@ def _read_about(directory: Path) -> dict[str, Any]:
 
 def saved_digest(directory: Path) -> str:
     """The digest that a model folder was written with."""
-    return _read_about(_model_folder(directory))["sha256"]
+    return _read_about(model_folder(directory))["sha256"]

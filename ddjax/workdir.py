@@ -5,6 +5,7 @@ Nothing is ever overwritten or mixed: a stage whose folder was made by other set
 
 import dataclasses
 import json
+import operator
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -79,9 +80,10 @@ def settings(config: Config, stage: str) -> dict[str, Any]:
             flat.pop("student.split", None)  # how a student is read, not how it is trained
         todo += [earlier for earlier in reads(config, name) if earlier not in todo]
     for key in [key for key in flat if key.endswith(".weights")]:
-        folder, kind = flat.pop(key), flat[key.removesuffix("weights") + "kind"]
-        if folder:
-            flat[key] = parts.check_weights(f"config.{key}", kind, folder)
+        where = key.removesuffix(".weights")
+        section = config.student_model if where == "student" else operator.attrgetter(where)(config)
+        if flat.pop(key):
+            flat[key] = parts.check_weights(f"config.{key}", section)
     return json.loads(json.dumps(flat))
 
 

@@ -76,6 +76,18 @@ def test_there_and_back_is_bit_equal(tmp_path, model):
             torch.testing.assert_close(found[place[0]][tensor], wanted[tensor], rtol=0, atol=0)
 
 
+def test_what_a_stage_trained_goes_back(tmp_path):
+    small(saved(tmp_path / "x.pt", state()), tmp_path / "teacher" / "model")
+    restore(tmp_path / "teacher", tmp_path / "back.pt")
+    assert torch.load(tmp_path / "back.pt", weights_only=True)["model"].keys() == state().keys()
+
+
+def test_double_precision_is_refused_since_it_would_be_rounded(tmp_path):
+    file = saved(tmp_path / "x.pt", state(dtype=torch.float64))
+    with pytest.raises(UserError, match=r"is of torch\.float64; weights are float32, bfloat16 or"):
+        small(file, tmp_path / "m")
+
+
 def test_converting_twice_gives_the_same_digest(tmp_path):
     for name in "ab":
         small(saved(tmp_path / "x.pt", {"model": state()}), tmp_path / name)
@@ -151,8 +163,13 @@ def test_left_overs_of_sampling_are_ignored_and_give_the_grid(tmp_path):
     }
     file = saved(tmp_path / "x.pt", {"model": state() | extra})
     assert "grid=3" in convert("llamagen", [file], tmp_path / "m", None, {"num_heads": 2})
-    with pytest.raises(UserError, match=r"--grid=2, but the rotary table is for 3; leave --grid"):
-        small(file, tmp_path / "n")
+    assert "grid=2" in small(file, tmp_path / "n")  # the user knows better
+
+
+@pytest.mark.parametrize("shape", [(), (1, 4, 2), (2, 4), (1 + 8, 4, 2)])
+def test_a_rotary_table_of_something_else_is_ignored(tmp_path, shape):
+    file = saved(tmp_path / "x.pt", {"model": state() | {"freqs_cis": torch.zeros(shape)}})
+    assert "grid=16" in convert("llamagen", [file], tmp_path / "m", None, {"num_heads": 2})
 
 
 def test_a_fused_tensor_is_cut_and_joined():
@@ -304,6 +321,10 @@ def test_tensors_that_claim_more_than_the_file_holds_are_refused(tmp_path):
     huge = state() | {"output.weight": torch.zeros(1).expand(10**6, 128)}
     with pytest.raises(UserError, match=r"output\.weight is no plain tensor"):
         small(saved(tmp_path / "x.pt", huge), tmp_path / "m")
+    one = torch.zeros(3 * 16, 16)
+    many = state() | {f"layers.{i}.attention.wqkv.weight": one for i in range(400)}
+    with pytest.raises(UserError, match=r"z\.pt: its tensors claim \d+ bytes, and the file has"):
+        small(saved(tmp_path / "z.pt", many), tmp_path / "m")
     empty = state() | {"output.weight": torch.zeros(0, 128)}
     with pytest.raises(UserError, match=r"output\.weight is \[0, 128\], which holds nothing"):
         small(saved(tmp_path / "y.pt", empty), tmp_path / "m")
@@ -332,7 +353,7 @@ def test_a_folder_whose_config_is_not_its_weights_goes_back_to_nothing(tmp_path)
         weights.load(tmp_path / "m")
 
 
-def test_the_command(tmp_path):
+def test_the_command(tmp_path, monkeypatch):
     """As a user types it: there and back, and one line for what is wrong."""
     file = saved(tmp_path / "tiny.pt", {"model": state()})
     script = Path(torch_to_flax.__file__)
@@ -346,6 +367,10 @@ def test_the_command(tmp_path):
                    "--num_heads=2", "--grid=2")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.count("\n") == 1 and "heads=2" in done.stdout
+    monkeypatch.setenv("JAX_PLATFORMS", "cuda")  # an accelerator that is in use, or not there
+    other = command("--model=llamagen", f"--checkpoint={file}", f"--output={tmp_path / 'n'}",
+                    "--num_heads=2", "--grid=2")
+    assert (other.returncode, other.stderr) == (0, "")
     wrong = command("--model=llamagem", f"--checkpoint={file}")
     assert wrong.returncode == 1 and wrong.stderr.count("\n") == 1
     assert "llamagem" in wrong.stderr

@@ -10,7 +10,7 @@ import torch
 from flax import nnx
 from torch.nn import functional
 
-from conversion.torch_to_flax import convert
+from conversion.torch_to_flax import convert, restore
 from ddjax import weights
 from ddjax.errors import UserError
 from ddjax.models import lpips
@@ -43,6 +43,8 @@ def model(tensors, tmp_path_factory):
     with pytest.raises(UserError, match="no weights of the distances; say --linear="):
         convert("lpips", files[:1], tmp / "m", None, {})
     convert("lpips", files, tmp / "m", None, {})
+    with pytest.raises(UserError, match=r"m is a lpips, which has no way back to PyTorch; llama"):
+        restore(tmp / "m", tmp / "back.pt")
     return weights.load(tmp / "m")
 
 

@@ -177,6 +177,13 @@ def test_load_takes_a_stage_or_a_model_folder(finished):
     whole, _ = finished
     for path in (whole / "teacher", whole / "teacher" / "model"):
         assert ddjax.load(path).groups.count == 16
+    for dtype in ("float32", "bfloat16"):
+        teacher = ddjax.load(whole / "teacher", dtype=dtype)
+        assert teacher.config.dtype == dtype and teacher.trunk.head.kernel.dtype == "float32"
+    with pytest.raises(UserError, match=r"teacher/model: dtype 'int8'; it computes in float32 or"):
+        ddjax.load(whole / "teacher", dtype="int8")
+    with pytest.raises(UserError, match=r"dtype 'bfloat16'; it computes in float32$"):
+        ddjax.load(whole / "tokenizer", dtype="bfloat16")
     sizes = dataclasses.replace(ddjax.load(whole / "teacher").config, width=32)
     with pytest.raises(UserError, match="of other sizes than the config: width 16, not 32"):
         weights.load(whole / "teacher", "llamagen", sizes)

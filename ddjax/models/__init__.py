@@ -2,6 +2,9 @@
 
 from ddjax.models import classifier, llamagen, lpips, multiscale_vq, patch_vq, var, vq
 
+# What a model may compute in, where its config says.
+DTYPES = ("float32", "bfloat16", "float16")
+
 MODELS = {
     "llamagen": llamagen.Teacher,
     "llamagen_student": llamagen.Student,
