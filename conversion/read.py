@@ -49,11 +49,11 @@ def read(file: Path, averaged: bool | None = None) -> Tensors:
     tree = _load(file)
     places = {None: _AVERAGED + _PLAIN, True: _AVERAGED, False: _PLAIN}[averaged]
     for place in places:
-        found = _at(tree, place)
+        found = _weights_at(tree, place)
         if found:
             return _checked(found, file)
     wanted = {None: "weights", True: "averaged weights", False: "plain weights"}[averaged]
-    raise UserError(f"{file} holds no {wanted}; looked at {', '.join(map(_name, places))}")
+    raise UserError(f"{file} holds no {wanted}; looked at {', '.join(map(_shown, places))}")
 
 
 def _load(file: Path) -> Any:
@@ -99,7 +99,7 @@ def _first_line(message: str) -> str:
     return (message.splitlines() or ["empty"])[0]
 
 
-def _at(tree: Any, place: tuple[str, ...]) -> Tensors | None:
+def _weights_at(tree: Any, place: tuple[str, ...]) -> Tensors | None:
     """The tensors of a place, if there is a dictionary of tensors and of nothing else."""
     for key in place:
         tree = tree.get(key) if isinstance(tree, Mapping) else None
@@ -108,7 +108,7 @@ def _at(tree: Any, place: tuple[str, ...]) -> Tensors | None:
     return None
 
 
-def _name(place: tuple[str, ...]) -> str:
+def _shown(place: tuple[str, ...]) -> str:
     return "/".join(place) or "the top"
 
 

@@ -154,7 +154,7 @@ class Evaluate:
 
     Attributes:
       samples: images for each row.
-      batch: images made at once on each device.
+      batch: images made at once on each device; on one in the stage `sample`.
       methods: rows, by name (`ddjax.methods`).
       resamplings: fresh sets of samples from which the noise of the distances is told.
       neighbours: k of precision and recall.

@@ -128,6 +128,7 @@ class Evaluator:
             seen, guess = self._look(self.net, images)
             for all_, part in ((features, seen), (ids, tokens), (classes, guess)):
                 all_.append(sharding.host(part))
+            sample.check_finite(method, features[-1], start)
             if not shown:
                 shown.append(sharding.host(images))
         return Drawn(

@@ -46,9 +46,11 @@ def verify(root: Path) -> str:
     """Check the store of a workdir; returns one line about it.
 
     Raises:
-      UserError: names every shard that is missing, damaged or not in the manifest.
+      UserError: names every shard that is missing, damaged or not in the manifest, or the file that
+        says how they were made.
     """
     store = Store(root / "pairs")
+    store.config()
     store.verify()
     return f"{store.directory}: {len(store.shards())} shards, all as the manifest has them"
 

@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from ddjax import data, files
-from ddjax.config import Config
+from ddjax import files
+from ddjax.config import NO_DATA, Config
 
 _COLUMNS = {
     "method": ("method", "{}"),
@@ -54,7 +54,7 @@ def noise_lines(noise: dict[str, Any]) -> str:
 
 
 def _about_data(config: Config) -> list[str]:
-    if config.data.name == data.NONE:
+    if config.data.name == NO_DATA:
         return ["There are no data to compare with: figures about data are left out."]
     copies = config.data.copies - 1
     jittered = f" The data are the images and {copies} jittered copies of each." if copies else ""

@@ -25,11 +25,13 @@ from ddjax import (
     keys,
     parts,
     pictures,
+    progress,
     sharding,
     trajectory,
     workdir,
 )
 from ddjax.config import Config
+from ddjax.errors import UserError
 from ddjax.guidance import Guidance, Guided
 from ddjax.methods import Method
 from ddjax.pair_store import Store
@@ -106,13 +108,19 @@ def draw(
     parts: Parts, eps_BLC: jax.Array, condition: Any, key: jax.Array, *, method: Method,
     settings: Settings,
 ) -> jax.Array:
-    """Code vectors [B, L, C] by a method; `key` is for the methods that draw beside the noise."""
+    """Code vectors [B, L, C] by a method; `key` is for the methods that draw beside the noise.
+
+    Not a number where the teacher's log-probabilities are none.
+    """
     s, codes_VC = settings, parts.tokenizer.codebook
     teacher = parts.teacher and Guided(parts.teacher, s.guidance)
     batch = eps_BLC.shape[0]
     student = functools.partial(
         student_sample, parts.student, codes_VC, eps_BLC, condition, split=s.split
     )
+
+    def codes(ids: jax.Array) -> jax.Array:
+        return jnp.where(ids[..., None] < 0, jnp.nan, codes_VC[ids])
 
     def involved() -> jax.Array:
         tokens = int(teacher.groups.starts[method.first])
@@ -121,38 +129,38 @@ def draw(
             ids = flow.nearest_ids(student(steps=(0,)), codes_VC)[:, :tokens]
         ids = trajectory.sample_ids(teacher, condition, key, ids, stop=method.last)
         if method.last == teacher.groups.count:
-            return codes_VC[ids]
+            return codes(ids)
         rest = teacher.groups.length - ids.shape[1]
-        x = jnp.pad(codes_VC[ids], ((0, 0), (0, rest), (0, 0)))
+        x = jnp.pad(codes(ids), ((0, 0), (0, rest), (0, 0)))
         return student(steps=(method.last,), x_BLC=x)
 
     def refined() -> jax.Array:
         ids = flow.nearest_ids(student(steps=(0,)), codes_VC)
-        return codes_VC[
+        return codes(
             trajectory.refine(
                 teacher, condition, eps_BLC, codes_VC, s.solver, ids, passes=method.first
             )
-        ]
+        )
 
     ways: dict[str, Callable[[], jax.Array]] = {
-        "teacher_ar": lambda: codes_VC[
+        "teacher_ar": lambda: codes(
             trajectory.sample_ids(teacher, condition, key, trajectory.no_prefix(batch))
-        ],
-        "teacher_flow": lambda: codes_VC[
+        ),
+        "teacher_flow": lambda: codes(
             trajectory.map_noise(teacher, condition, eps_BLC, codes_VC, s.solver)
-        ],
+        ),
         "student": lambda: student(steps=s.steps[: method.first]),
         "teacher_involved": involved,
         "refine": refined,
-        "skip": lambda: codes_VC[
+        "skip": lambda: codes(
             baselines.skip(teacher, condition, parts.pool_NL, s.num_classes, method.first, key)
-        ],
-        "onestep_class": lambda: codes_VC[
+        ),
+        "onestep_class": lambda: codes(
             baselines.onestep(parts.pool_NL, condition, batch, s.num_classes, key)
-        ],
-        "onestep_all": lambda: codes_VC[
+        ),
+        "onestep_all": lambda: codes(
             baselines.onestep(parts.pool_NL, None, batch, s.num_classes, key)
-        ],
+        ),
     }
     return ways[method.kind]()
 
@@ -201,16 +209,43 @@ def run(config: Config, stage: Stage) -> str:
 
 
 def _draw_all(config: Config, root: Path) -> tuple[np.ndarray, np.ndarray]:
-    method, labels = config.sample_method(), jnp.asarray(config.sample_labels(), jnp.int32)
+    method, labels = config.sample_method(), np.asarray(config.sample_labels(), np.int32)
     loaded = load_parts(config, root, [method])
     length, code_dim = config.groups.length, loaded.tokenizer.codebook.shape[1]
     noise_key, draw_key = (keys.stream(config.seed, f"sample.{what}") for what in ("noise", "draw"))
-    index = jnp.arange(len(labels), dtype=jnp.int32)
-    eps = keys.noise(noise_key, index, length, code_dim)
-    drawn = draw_images(
-        loaded, eps, labels, index, draw_key, method=method, settings=Settings.of(config)
-    )
-    return np.asarray(drawn[0]), np.asarray(drawn[1])
+    batch, drawn = min(config.evaluate.batch, len(labels)), []
+    starts = range(0, len(labels), batch)
+    for start in progress.bar(starts, "sample", len(starts)):
+        index = np.arange(start, start + batch, dtype=np.int32)
+        # The last label once more where a batch is not full.
+        condition = labels[np.minimum(index, len(labels) - 1)]
+        eps = keys.noise(noise_key, jnp.asarray(index), length, code_dim)
+        images, ids = draw_images(
+            loaded, eps, condition, index, draw_key, method=method, settings=Settings.of(config)
+        )
+        check_finite(method, images, start)
+        drawn.append((np.asarray(images), np.asarray(ids)))
+    images, ids = (np.concatenate(parts)[: len(labels)] for parts in zip(*drawn, strict=True))
+    return images, ids
+
+
+def check_finite(method: Method, made: jax.Array | np.ndarray, first: int) -> None:
+    """Refuse what comes of images that are not finite.
+
+    Args:
+      method: that made them.
+      made: the images, or what a net made of them; [N, ...].
+      first: number of the first.
+
+    Raises:
+      UserError: names the method and the image.
+    """
+    bad = ~np.isfinite(made).reshape(len(made), -1).all(axis=1)
+    if bad.any():
+        raise UserError(
+            f"{method.name}: image {first + int(bad.argmax())} is not finite; look at the weights "
+            "of the models that it is drawn with, or compute in float32"
+        )
 
 
 def _write(config: Config, directory: Path, images: np.ndarray, ids: np.ndarray) -> None:

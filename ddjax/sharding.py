@@ -22,9 +22,10 @@ from ddjax.errors import UserError
 AXES = ("data", "fsdp")
 ROWS, WHOLE = PartitionSpec(AXES), PartitionSpec()
 
-# Which axis of what is trained is cut over fsdp, by the end of its name: of kernels the inputs.
-# Other names, and axes that fsdp does not divide, stay whole: they are small.
-RULES = (("kernel", -2),)
+# Which axis of what is trained is cut over fsdp, by the end of its name: of kernels the inputs, of
+# tables of embeddings the rows. Other names, and axes that fsdp does not divide, stay whole: they
+# are small.
+RULES = (("kernel", -2), ("embedding", -2))
 
 
 def make_mesh(fsdp: int, devices: list[jax.Device] | None = None) -> Mesh:

@@ -72,11 +72,15 @@ def sample_ids(
     prefix_BP: jax.Array,
     stop: int | None = None,
 ) -> jax.Array:
-    """Plain AR sampling: every token drawn at random from its distribution. See `generate`."""
+    """Plain AR sampling: every token drawn at random from its distribution. See `generate`.
+
+    As the flow map, it gives -1 where a log-probability is not a number.
+    """
 
     def choose(log_p: jax.Array, group: jax.Array | int, start: jax.Array | int) -> jax.Array:
         del start
-        return jax.random.categorical(jax.random.fold_in(key, group), log_p).astype(jnp.int32)
+        ids = jax.random.categorical(jax.random.fold_in(key, group), log_p).astype(jnp.int32)
+        return jnp.where(jnp.isnan(log_p).any(axis=-1), -1, ids)
 
     return generate(teacher, condition, choose, prefix_BP, stop)
 

@@ -17,7 +17,7 @@ import numpy as np
 import safetensors
 from flax import nnx
 
-from ddjax import files, hosts, sharding, trees
+from ddjax import files, hosts, progress, sharding, trees
 from ddjax.errors import UserError
 from ddjax.models import DTYPES, MODELS
 
@@ -164,7 +164,8 @@ def read(directory: Path | str) -> tuple[str, Any, dict[str, np.ndarray]]:
         raise UserError(f"{file} is missing; move {directory} aside and make it anew") from None
     except (safetensors.SafetensorError, OSError) as error:
         raise _damaged(file, error) from None
-    if digest({name: array_digest(array) for name, array in arrays.items()}) != about["sha256"]:
+    named = progress.bar(arrays.items(), "check", len(arrays))
+    if digest({name: array_digest(array) for name, array in named}) != about["sha256"]:
         raise _damaged(file, "its digest is not that of config.json")
     sizes = {k: tuple(v) if isinstance(v, list) else v for k, v in about["config"].items()}
     try:

@@ -79,6 +79,8 @@ def settings(config: Config, stage: str) -> dict[str, Any]:
         if stage == "distill":
             flat.pop("student.split", None)  # how a student is read, not how it is trained
         todo += [earlier for earlier in reads(config, name) if earlier not in todo]
+    if stage == "sample":
+        flat["evaluate.batch"] = config.evaluate.batch  # with it goes what a teacher draws
     for key in [key for key in flat if key.endswith(".weights")]:
         where = key.removesuffix(".weights")
         section = config.student_model if where == "student" else operator.attrgetter(where)(config)

@@ -164,7 +164,7 @@ def test_a_caption_reaches_every_position_and_its_padding_none():
     def outputs(features):
         teacher = llamagen.Teacher(CAPTIONS, rngs=nnx.Rngs(0))
         student = llamagen.Student.from_teacher(teacher, rngs=nnx.Rngs(1))
-        given = {"features": features, "mask": jnp.array([[False, False, True, True]])}
+        given = {"features": features, "mask": jnp.array([[0, 0, 1, 1]])}  # as T5 gives it
         ids, x = jnp.zeros((1, 9), jnp.int32), jnp.ones((1, 9, 4))
         return teacher.logits(ids, given), *student(x, 4, given)
 

@@ -287,9 +287,11 @@ def test_sigterm_ends_the_stage_and_keeps_whole_shards(made, tmp_path, monkeypat
 def test_a_store_that_does_not_say_how_it_was_made_cannot_be_repaired(made, tmp_path):
     folder = copied(made, tmp_path / "run")
     assert from_dict(Store(folder).config()) == made[0]
+    assert pairs.verify(folder.parent).endswith("3 shards, all as the manifest has them")
     (folder / "config.json").unlink()
-    with pytest.raises(UserError, match=r"config\.json is missing; copy it from a store"):
-        pairs.repair(folder.parent)
+    for command in (pairs.repair, pairs.verify):
+        with pytest.raises(UserError, match=r"config\.json is missing; copy it from a store"):
+            command(folder.parent)
     with pytest.raises(UserError, match=r"mend: unknown command; known are verify, repair"):
         pairs.main("mend", str(folder.parent))
 

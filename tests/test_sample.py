@@ -82,11 +82,13 @@ def parts(pool=None):
 SETTINGS = sample.Settings((0, 2), 4, Guidance(scale=1.5), flow.Solver(), 2)
 
 
-def draw(name, pool=None, key=3, batch=BATCH):
+def draw(name, pool=None, key=3, batch=BATCH, given=None):
     eps = jax.random.normal(jax.random.key(1), (batch, 8, DIM))
     label = jnp.arange(batch) % 2
-    x = sample.draw(parts(pool), eps, label, jax.random.key(key), method=Method.parse(name),
-                    settings=SETTINGS)
+    x = sample.draw(
+        given or parts(pool), eps, label, jax.random.key(key), method=Method.parse(name),
+        settings=SETTINGS,
+    )
     return eps, label, np.asarray(x)
 
 
@@ -110,6 +112,21 @@ def test_teacher_involved_from_the_start_to_the_end_is_plain_ar():
     _, _, x = draw("teacher_involved_0_4")
     _, _, y = draw("teacher_ar")
     np.testing.assert_array_equal(x, y)
+
+
+@pytest.mark.parametrize("name", [
+    "teacher_ar", "teacher_flow", "refine_1", "teacher_involved_1_3", "skip_1"
+])
+def test_a_teacher_that_is_not_a_number_makes_no_image(name):
+    """Class 1 alone: an arg max of NaN would be a token like any other."""
+    given = parts(jnp.zeros((4, 8), jnp.int32))
+    given.teacher.label_YH = given.teacher.label_YH.at[1].set(jnp.nan)
+    _, label, x = draw(name, given=given)
+    finite = np.isfinite(x).all(axis=(1, 2))
+    np.testing.assert_array_equal(finite, label == 0)
+    with pytest.raises(UserError, match=rf"{name}: image 11 is not finite; look at the weights"):
+        sample.check_finite(Method.parse(name), x, first=10)
+    sample.check_finite(Method.parse(name), x[::2], first=10)
 
 
 def test_refinement_with_all_passes_is_the_exact_map():

@@ -53,7 +53,8 @@ class CaptionCondition(nnx.Module):
 
     def __call__(self, condition: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
         """Tokens [B, T, D] and which of them count, [B, T] bool."""
-        return self.fc2(jax.nn.gelu(self.fc1(condition["features"]))), condition["mask"]
+        mask = condition["mask"].astype(bool)
+        return self.fc2(jax.nn.gelu(self.fc1(condition["features"]))), mask
 
 
 def left_padded(features_BTE: jax.Array, mask_BT: jax.Array) -> dict[str, jax.Array]:

@@ -15,6 +15,7 @@ from ddjax.groups import Groups
 from ddjax.models import layers
 from ddjax.models.multiscale import Quantiser
 from ddjax.models.multiscale_vq import Tokenizer
+from ddjax.models.var_blocks import Cache
 from ddjax.models.var_trunk import Between, Trunk, VARConfig, noise_or_data
 
 
@@ -23,7 +24,7 @@ class State(NamedTuple):
 
     condition_B1D: jax.Array
     map_BHWC: jax.Array  # the sum of what all scales so far say
-    cache: layers.Cache
+    cache: Cache
 
 
 class Teacher(nnx.Module):

@@ -9,8 +9,11 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from ddjax.models.layers import Cache, adaptive_norm
+from ddjax.models.layers import adaptive_norm
 from ddjax.models.vq import unit
+
+# Keys and values of earlier positions, [B, T, H, K] each; of all blocks with an axis before.
+Cache = tuple[jax.Array, jax.Array]
 
 
 class Attention(nnx.Module):

@@ -12,7 +12,7 @@ from ddjax.groups import Groups
 from ddjax.models import layers
 from ddjax.models.condition import ClassCondition
 from ddjax.models.multiscale import SCALES, check_scales
-from ddjax.models.var_blocks import Block, Modulation
+from ddjax.models.var_blocks import Block, Cache, Modulation
 
 # Depths that were published for images of 256 pixels.
 SIZES = {f"d{n}": {"layers": n, "heads": n, "width": 64 * n} for n in (16, 20, 24, 30)}
@@ -101,9 +101,9 @@ class Trunk(nnx.Module):
         h_BSD: jax.Array,
         condition_B1D: jax.Array,
         mask: jax.Array | None,
-        cache: layers.Cache | None = None,
+        cache: Cache | None = None,
         between: Between | None = None,
-    ) -> tuple[jax.Array, layers.Cache | None]:
+    ) -> tuple[jax.Array, Cache | None]:
         """Run all blocks.
 
         Args:
