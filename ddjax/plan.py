@@ -246,6 +246,8 @@ How this is estimated
   --compile says what that one takes for the job at hand.
 - What is trained is taken to divide evenly by mesh.fsdp; weights gathered for a block, and the
   buffers of messages between devices, are not counted.
+- Calls of pairs are those of one process. Of several each makes whole shards with its own devices,
+  and some wait where the shards do not come out even.
 - Time: matrix products and convolutions alone, the slower of their operations at the bfloat16 peak
   and of their operands' way through memory, at the utilisation. Evaluation, compilation, reading
   and messages between devices come on top. `python -m ddjax.benchmark` measures what a device

@@ -72,6 +72,8 @@ def settle(fault: Fault, cache: Path) -> tuple[str, str]:
             return CRASH, f"{problem}; {end}"
         told.append(end.errors[0])
         flags = _follow(end.errors[0], job, fault.flags)
+    if flags is not None:
+        return CRASH, f"advice that leads nowhere: {'; '.join(told)}"
     return REFUSED, "; ".join(told)
 
 
