@@ -1,7 +1,5 @@
 """LlamaGen against the original PyTorch code, weights through the converter."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +10,7 @@ from ddjax.guidance import Guidance, Guided, truncate
 from ddjax.methods import Method
 from ddjax.models import condition, layers, llamagen, vq
 from tests import golden
-from tests.golden import GUIDED, IMAGES, LOGITS, assert_close
+from tests.golden import GUIDED, IMAGES, LOGITS, Compiled, assert_close
 
 CASES = {
     "c2i": ("llamagen_gpt_c2i", "llamagen", {"grid": 4}),
@@ -31,36 +29,14 @@ def models(tmp_path_factory):
     }
 
 
-class Jitted:
-    """A model behind its seam with every method compiled once for all tests."""
-
-    def __init__(self, model):
-        self.model, self.groups = model, model.groups
-        for name in ("logits", "prefill", "step"):
-            if hasattr(model, name):
-                method = jax.jit(functools.partial(_call, name))
-                setattr(self, name, functools.partial(method, model))
-        self._apply = jax.jit(lambda model, x, k, condition: model(x, k, condition))
-
-    def null(self, condition):
-        return self.model.null(condition)
-
-    def __call__(self, x, k, condition):
-        return self._apply(self.model, x, jnp.broadcast_to(jnp.asarray(k), x.shape[:1]), condition)
-
-
-def _call(name, model, *args):
-    return getattr(model, name)(*args)
-
-
 @pytest.fixture(scope="module")
 def teachers(models):
-    return {key: Jitted(models[key]) for key in ("c2i", "t2i")}
+    return {key: Compiled(models[key]) for key in ("c2i", "t2i")}
 
 
 @pytest.fixture(scope="module")
 def student(models):
-    return Jitted(models["student"])
+    return Compiled(models["student"])
 
 
 @pytest.fixture(scope="module")
