@@ -11,6 +11,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import pytest
 
 from conversion import torch_to_flax
 from ddjax import weights
@@ -19,9 +20,30 @@ FOLDER = Path(__file__).parent / "golden"
 LOGITS, GUIDED, IMAGES = 2e-5, 1e-4, 1e-4
 
 
+class Arrays(dict):
+    """Arrays by name; `unread` are those that no test has asked for yet."""
+
+    def __init__(self, file):
+        super().__init__(np.load(file))
+        self.unread = set(self)
+
+    def __getitem__(self, name):
+        self.unread.discard(name)
+        return super().__getitem__(name)
+
+
 @functools.cache
 def arrays(name):
-    return dict(np.load(FOLDER / f"{name}.npz"))
+    return Arrays(FOLDER / f"{name}.npz")
+
+
+def assert_all_read(request, *names):
+    """For the last test of a file; it can tell nothing where some of the others do not run."""
+    ran = {item.originalname for item in request.session.items if item.path == request.path}
+    if any(name.startswith("test_") and name not in ran for name in vars(request.module)):
+        pytest.skip("not all tests of this file run")
+    unread = {name: arrays(name).unread for name in names}
+    assert not any(unread.values()), unread
 
 
 def converted(tmp, name, model, others=(), **given):
