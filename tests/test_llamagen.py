@@ -1,113 +1,18 @@
-"""LlamaGen against the original PyTorch code, weights through the converter."""
-
-import functools
+"""LlamaGen's teachers and tokenizer against the original PyTorch code, through the converter."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ddjax import sample, trajectory, weights
+from ddjax import trajectory
 from ddjax.guidance import Guidance, Guided, truncate
-from ddjax.methods import Method
-from ddjax.models import condition, layers, llamagen, vq
-from tests import golden
-from tests.golden import GUIDED, IMAGES, LOGITS, assert_close
+from ddjax.models import condition, layers, llamagen
+from tests import llamagen_golden
+from tests.golden import GUIDED, IMAGES, LOGITS, arrays, assert_all_read, assert_close, last
+from tests.llamagen_golden import compiled, decode, doubled, guided, log_softmax, tokenizer
 
-CASES = {
-    "c2i": ("llamagen_gpt_c2i", "llamagen", {"grid": 4}),
-    "t2i": ("llamagen_gpt_t2i", "llamagen", {"grid": 4}),
-    "vq": ("llamagen_vq", "llamagen_tokenizer", {"grid": 4}),
-    "student": ("dd_llamagen", "llamagen_student", {"grid": 4}),
-}
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory):
-    tmp = tmp_path_factory.mktemp("converted")
-    return {
-        key: golden.converted(tmp, name, kind, **sizes)
-        for key, (name, kind, sizes) in CASES.items()
-    }
-
-
-class Jitted:
-    """A model behind its seam with every method compiled once for all tests."""
-
-    def __init__(self, model):
-        self.model, self.groups = model, model.groups
-        for name in ("logits", "prefill", "step"):
-            if hasattr(model, name):
-                method = jax.jit(functools.partial(_call, name))
-                setattr(self, name, functools.partial(method, model))
-        self._apply = jax.jit(lambda model, x, k, condition: model(x, k, condition))
-
-    def null(self, condition):
-        return self.model.null(condition)
-
-    def __call__(self, x, k, condition):
-        return self._apply(self.model, x, jnp.broadcast_to(jnp.asarray(k), x.shape[:1]), condition)
-
-
-def _call(name, model, *args):
-    return getattr(model, name)(*args)
-
-
-@pytest.fixture(scope="module")
-def teachers(models):
-    return {key: Jitted(models[key]) for key in ("c2i", "t2i")}
-
-
-@pytest.fixture(scope="module")
-def student(models):
-    return Jitted(models["student"])
-
-
-@pytest.fixture(scope="module")
-def decode(models):
-    """Vectors of at most 3 images -> images [B, channels, H, W] and what the decoder has inside."""
-
-    @jax.jit
-    def run(tokenizer, x):
-        z = tokenizer.post_quant_conv(x.reshape(3, 4, 4, 8))
-        inside = [tokenizer.decoder.conv_in(z)]
-        middle = tokenizer.decoder.middle
-        for part in (middle.res1, middle.attn, middle.res2):
-            inside.append(part(inside[-1]))
-        return [h.transpose(0, 3, 1, 2) for h in (tokenizer.decode(x), *inside)]
-
-    def padded(x):
-        found = run(models["vq"], jnp.pad(x, ((0, 3 - len(x)), (0, 0), (0, 0))))
-        return [np.asarray(h[: len(x)]) for h in found]
-
-    return padded
-
-
-class Recorded:
-    """A teacher whose logits are given."""
-
-    def __init__(self, groups, logits):
-        self.groups, self._logits = groups, logits
-
-    def null(self, condition):
-        return condition
-
-    def logits(self, ids, condition):
-        return self._logits
-
-
-def guided(teacher, raw, guidance):
-    """Log-probabilities [B, L, V] from the logits of both halves of the doubled batch."""
-    ids, labels = jnp.zeros(raw.shape[:2], jnp.int32), jnp.zeros(len(raw) // 2, jnp.int32)
-    return Guided(Recorded(teacher.groups, raw), guidance).log_probs(ids, labels)
-
-
-def log_softmax(logits):
-    return jax.nn.log_softmax(logits.astype(np.float32), axis=-1)
-
-
-def doubled(teacher, condition):
-    return jax.tree.map(lambda *x: jnp.concatenate(x), condition, teacher.null(condition))
+CLASSES, CAPTIONS, CODES = "llamagen_gpt_c2i", "llamagen_gpt_t2i", "llamagen_vq"
 
 
 def stepped(teacher, ids, condition):
@@ -126,58 +31,49 @@ def inside(teacher, ids, condition):
     trunk = teacher.trunk
     h, valid = trunk.condition(condition)
     h = jnp.concatenate([h, teacher.token_embed(ids)], axis=1)
-    length = h.shape[1]
-    mask, rope = llamagen.causal_mask(valid, length, length), trunk.rope()[:length]
-    found = {"dbg_embed": h}
-    for i in range(trunk.transformer.layers):
-        block = jax.tree.map(lambda x, i=i: x[i], trunk.transformer.blocks)
-        if i == 0:
-            normed = block.attention_norm(h)
-            found["dbg_block0_attn_out"] = block.attention(normed, rope, mask, None, 0)[0]
-        h, _ = block(h, rope, mask, None, 0)
-        found[f"dbg_block{i}"] = h
+    found, h = llamagen_golden.walk(trunk, h, valid)
     return found, trunk.logits(h)
 
 
+@pytest.mark.parametrize("name, tokens", [(CLASSES, 1), (CAPTIONS, 12)])
+def test_rope_table(name, tokens):
+    table = layers.rope_table(grid=4, head_width=64, condition_tokens=tokens)
+    assert_close(table, arrays(name)["freqs_cis"], 1e-6)
+
+
 def test_rope():
-    data = golden.arrays("llamagen_gpt_c2i")
-    table = layers.rope_table(grid=4, head_width=64, condition_tokens=1)
-    assert_close(table, data["freqs_cis"], 1e-6)
-    turned = layers.apply_rope(jnp.asarray(data["rope_in"]), jnp.asarray(table))
-    assert_close(turned, data["rope_out"], 2e-6)
+    a = arrays(CLASSES)
+    turned = layers.apply_rope(jnp.asarray(a["rope_in"]), jnp.asarray(a["freqs_cis"]))
+    assert_close(turned, a["rope_out"], 2e-6)
 
 
-def test_teacher_layer_by_layer(models):
-    data = golden.arrays("llamagen_gpt_c2i")
-    found, logits = inside(models["c2i"], data["idx"], data["labels"])
+def test_teacher_layer_by_layer():
+    a = arrays(CLASSES)
+    found, logits = inside(llamagen_golden.model(CLASSES), a["idx"], a["labels"])
     for name, array in found.items():
-        assert_close(array[:, :16], data[name], LOGITS)
-    assert_close(logits, data["logits_cond_17pos"], LOGITS)
+        assert_close(array[:, :16], a[f"dbg_{name}"], LOGITS)
+    assert_close(logits, a["logits_cond_17pos"], LOGITS)
 
 
-def test_teacher_forced_and_cached_logits(teachers):
-    data, teacher = golden.arrays("llamagen_gpt_c2i"), teachers["c2i"]
-    np.testing.assert_array_equal(teacher.null(data["labels"]), data["null_labels"])
-    ids = jnp.concatenate([data["idx"]] * 2)
-    labels = doubled(teacher, jnp.asarray(data["labels"]))
+def test_teacher_forced_and_cached_logits():
+    a, teacher = arrays(CLASSES), compiled(CLASSES)
+    np.testing.assert_array_equal(teacher.null(a["labels"]), a["null_labels"])
+    ids = jnp.concatenate([a["idx"]] * 2)
+    labels = doubled(teacher, jnp.asarray(a["labels"]))
     forced, raw = teacher.logits(ids, labels), stepped(teacher, ids, labels)
-    assert_close(forced, np.concatenate([data["logits_cond"], data["logits_null"]]), LOGITS)
-    both = np.concatenate([data["step_logits_raw_cond"], data["step_logits_raw_null"]])
+    assert_close(forced, np.concatenate([a["logits_cond"], a["logits_null"]]), LOGITS)
+    both = np.concatenate([a["step_logits_raw_cond"], a["step_logits_raw_null"]])
     assert_close(raw, both, LOGITS)
-    loss = -np.take_along_axis(log_softmax(forced[:3]), data["idx"][..., None], axis=-1).mean()
-    assert_close(loss, data["train_loss_cond"][0], 1e-5)
+    loss = -np.take_along_axis(log_softmax(forced[:3]), a["idx"][..., None], axis=-1).mean()
+    assert_close(loss, a["train_loss_cond"][0], 1e-5)
     for name, guidance in {
         "cfg2": Guidance(2.0),
         "cfg1p75": Guidance(1.75),
         "cfg2_interval5": Guidance(2.0, interval=5),
     }.items():
-        wanted = log_softmax(data[f"step_logits_{name}"])
+        wanted = log_softmax(a[f"step_logits_{name}"])
         assert_close(guided(teacher, raw, guidance), wanted, GUIDED)
-    assert_close(raw[:3], data["step_logits_cfg1"], LOGITS)
-    ids = jnp.concatenate([data["greedy_tokens_cfg2"]] * 2)
-    found = guided(teacher, teacher.logits(ids, labels), Guidance(2.0))
-    np.testing.assert_array_equal(found.argmax(-1), data["greedy_tokens_cfg2"])
-    assert_close(found, log_softmax(data["greedy_logits_cfg2"]), GUIDED)
+    assert_close(raw[:3], a["step_logits_cfg1"], LOGITS)
 
 
 @pytest.mark.parametrize("name, guidance", [
@@ -188,197 +84,148 @@ def test_teacher_forced_and_cached_logits(teachers):
     ("k1", Guidance(top_k=1)),
 ])
 def test_truncation(name, guidance):
-    data = golden.arrays("llamagen_gpt_c2i")
-    found = np.exp(truncate(jnp.asarray(data["filt_logits"]), guidance))
-    np.testing.assert_array_equal(found == 0, data[f"filt_probs_{name}"] == 0)
-    assert_close(found, data[f"filt_probs_{name}"], 1e-6)
+    a = arrays(CLASSES)
+    found = np.exp(truncate(jnp.asarray(a["filt_logits"]), guidance))
+    np.testing.assert_array_equal(found == 0, a[f"filt_probs_{name}"] == 0)
+    assert_close(found, a[f"filt_probs_{name}"], 1e-6)
 
 
-def caption(data):
+def caption(a):
     return condition.left_padded(
-        jnp.asarray(data["caption_embs_raw"]), jnp.asarray(data["emb_masks_raw"])
+        jnp.asarray(a["caption_embs_raw"]), jnp.asarray(a["emb_masks_raw"])
     )
 
 
 def test_captions_are_padded_on_the_left():
-    data = golden.arrays("llamagen_gpt_t2i")
-    found = caption(data)
-    np.testing.assert_array_equal(found["features"], data["cond"])
-    np.testing.assert_array_equal(found["mask"], data["cond_mask"].astype(bool))
+    a = arrays(CAPTIONS)
+    found = caption(a)
+    np.testing.assert_array_equal(found["features"], a["cond"])
+    np.testing.assert_array_equal(found["mask"], a["cond_mask"].astype(bool))
 
 
 def test_padding_is_seen_by_itself_only():
-    data = golden.arrays("llamagen_gpt_t2i")
-    mask = jnp.asarray(data["cond_mask"].astype(bool))
-    np.testing.assert_array_equal(
-        llamagen.causal_mask(mask, 27, 27), data["attn_mask_tf"][:, :, :27, :27]
-    )
-    cached = llamagen.causal_mask(jnp.concatenate([mask, mask]), 1, 27, 20)
-    np.testing.assert_array_equal(cached[:, 0, 0], data["causal_mask_cfg2"][:, 20, :27])
+    a = arrays(CAPTIONS)
+    mask = jnp.asarray(a["cond_mask"].astype(bool))
+    np.testing.assert_array_equal(llamagen.causal_mask(mask, 28, 28), a["attn_mask_tf"])
+    both, wanted = jnp.concatenate([mask, mask]), a["causal_mask_cfg2"]
+    np.testing.assert_array_equal(llamagen.causal_mask(both, 32, 32)[:, 0], wanted)
+    cached = llamagen.causal_mask(both, 1, 27, 20)
+    np.testing.assert_array_equal(cached[:, 0, 0], wanted[:, 20, :27])
 
 
-def test_teacher_on_captions(models, teachers):
-    data, teacher = golden.arrays("llamagen_gpt_t2i"), teachers["t2i"]
-    both = doubled(teacher, caption(data))
-    ids = jnp.concatenate([data["idx"]] * 2)
+def test_teacher_on_captions():
+    a, teacher = arrays(CAPTIONS), compiled(CAPTIONS)
+    both = doubled(teacher, caption(a))
+    ids = jnp.concatenate([a["idx"]] * 2)
     forced, raw = teacher.logits(ids, both), stepped(teacher, ids, both)
     for found, kind in ((forced, "logits"), (raw, "step_logits_raw")):
-        wanted = np.concatenate([data[f"{kind}_cond"], data[f"{kind}_null"]])
+        wanted = np.concatenate([a[f"{kind}_cond"], a[f"{kind}_null"]])
         assert_close(found, wanted, LOGITS)
     for name, scale in (("cfg2", 2.0), ("cfg7p5", 7.5)):
-        wanted = log_softmax(data[f"step_logits_{name}"])
+        wanted = log_softmax(a[f"step_logits_{name}"])
         assert_close(guided(teacher, raw, Guidance(scale)), wanted, GUIDED)
-    assert_close(raw[:3], data["step_logits_cfg1"], LOGITS)
-    found, logits = inside(models["t2i"], ids[:, :15], both)
-    assert_close(found["dbg_embed"][:3, :12], data["caption_proj_cond"], LOGITS)
-    prefill = [data[f"prefill_logits_all_raw_{half}"] for half in ("cond", "null")]
+    assert_close(raw[:3], a["step_logits_cfg1"], LOGITS)
+    found, logits = inside(llamagen_golden.model(CAPTIONS), ids[:, :15], both)
+    assert_close(found["embed"][:3, :12], a["caption_proj_cond"], LOGITS)
+    prefill = [a[f"prefill_logits_all_raw_{half}"] for half in ("cond", "null")]
     assert_close(logits[:, :12], np.concatenate(prefill), LOGITS)
 
 
-def test_greedy_sampling_on_captions(teachers):
+@pytest.mark.parametrize("name", [CLASSES, CAPTIONS])
+def test_greedy_logits(name):
+    a, teacher = arrays(name), compiled(name)
+    given = jnp.asarray(a["labels"]) if name == CLASSES else caption(a)
+    ids = jnp.concatenate([a["greedy_tokens_cfg2"]] * 2)
+    raw = teacher.logits(ids, doubled(teacher, given))
+    found = guided(teacher, raw, Guidance(2.0))
+    np.testing.assert_array_equal(found.argmax(-1), a["greedy_tokens_cfg2"])
+    assert_close(found, log_softmax(a["greedy_logits_cfg2"]), GUIDED)
+
+
+def test_greedy_sampling_on_captions():
     """With one token left to draw, sampling is what the original's arg max gives."""
-    data = golden.arrays("llamagen_gpt_t2i")
-    best = Guided(teachers["t2i"], Guidance(2.0, top_k=1))
-    ids = trajectory.sample_ids(
-        best, caption(data), jax.random.key(0), trajectory.no_prefix(3)
-    )
-    np.testing.assert_array_equal(ids, data["greedy_tokens_cfg2"])
+    a = arrays(CAPTIONS)
+    best = Guided(compiled(CAPTIONS), Guidance(2.0, top_k=1))
+    ids = trajectory.sample_ids(best, caption(a), jax.random.key(0), trajectory.no_prefix(3))
+    np.testing.assert_array_equal(ids, a["greedy_tokens_cfg2"])
 
 
-def test_captions_without_a_mask(teachers):
-    data, teacher = golden.arrays("llamagen_gpt_t2i"), teachers["t2i"]
-    given = {"features": jnp.asarray(data["cond"]), "mask": jnp.ones((3, 12), bool)}
-    raw = teacher.logits(jnp.concatenate([data["idx"]] * 2), doubled(teacher, given))
-    wanted = log_softmax(data["nomask_step_logits_cfg2"])
+def test_captions_without_a_mask():
+    a, teacher = arrays(CAPTIONS), compiled(CAPTIONS)
+    given = {"features": jnp.asarray(a["cond"]), "mask": jnp.ones((3, 12), bool)}
+    raw = teacher.logits(jnp.concatenate([a["idx"]] * 2), doubled(teacher, given))
+    wanted = log_softmax(a["nomask_step_logits_cfg2"])
     assert_close(guided(teacher, raw, Guidance(2.0)), wanted, GUIDED)
 
 
-def test_tokenizer_encodes(models):
-    data, tokenizer = golden.arrays("llamagen_vq"), models["vq"]
-    assert_close(tokenizer.codebook, data["codebook_l2"], 1e-6)
+def test_tokenizer_encodes():
+    a = arrays(CODES)
+    assert_close(tokenizer().codebook, a["codebook_l2"], 1e-6)
 
     @jax.jit
     def run(tokenizer, images):
         h = tokenizer.encoder(images)
         return h, tokenizer.quant_conv(h), tokenizer.features(images), tokenizer.encode(images)
 
-    h, z, features, ids = run(tokenizer, data["img"].transpose(0, 2, 3, 1))
-    assert_close(h.transpose(0, 3, 1, 2), data["enc_h"], LOGITS)
-    assert_close(z.transpose(0, 3, 1, 2), data["z"], LOGITS)
-    assert_close(features.reshape(2, 4, 4, 8), data["z_normalized"], LOGITS)
-    np.testing.assert_array_equal(ids.reshape(-1), data["indices"])
-    down = tokenizer.encoder.down[0](tokenizer.encoder.conv_in(data["img"].transpose(0, 2, 3, 1)))
-    assert_close(down.transpose(0, 3, 1, 2), data["dbg_enc_down0"], LOGITS)
+    h, z, features, ids = run(tokenizer(), last(a["img"]))
+    assert_close(h, last(a["enc_h"]), LOGITS)
+    assert_close(z, last(a["z"]), LOGITS)
+    assert_close(features.reshape(2, 4, 4, 8), a["z_normalized"], LOGITS)
+    np.testing.assert_array_equal(ids.reshape(-1), a["indices"])
+    encoder = tokenizer().encoder
+    down = encoder.down[0](encoder.conv_in(last(a["img"])))
+    assert_close(down, last(a["dbg_enc_down0"]), LOGITS)
 
 
 def vectors(quant):
     """[B, C, h, w] -> [B, L, C]."""
-    return jnp.asarray(quant.reshape(*quant.shape[:2], -1).transpose(0, 2, 1))
+    return last(quant).reshape(len(quant), -1, quant.shape[1])
 
 
-def test_tokenizer_decodes(models, decode):
-    data = golden.arrays("llamagen_vq")
-    codes = models["vq"].codebook[data["indices"].reshape(2, 16)]
+def test_tokenizer_decodes():
+    a = arrays(CODES)
+    codes = tokenizer().codebook[a["indices"].reshape(2, 16)]
     for name in ("quant", "codebook_entry"):
-        assert_close(codes, vectors(data[name]), 1e-6)
+        assert_close(codes, vectors(a[name]), 1e-6)
     for x, name in (
         (codes, "dec_from_code"),
-        (vectors(data["quant"]), "dec_from_quant"),
-        (jnp.asarray(data["tokens_BLC"]), "dec_from_tokens_BLC"),
+        (vectors(a["quant"]), "dec_from_quant"),
+        (vectors(a["cont"]), "dec_from_cont"),
+        (a["tokens_BLC"], "dec_from_tokens_BLC"),
     ):
-        assert_close(decode(x)[0], data[name], IMAGES)
-    images, *inner = decode(vectors(data["cont"]))
-    assert_close(images, data["dec_from_cont"], IMAGES)
-    for name, found in zip(("conv_in", "mid0", "mid1", "mid2"), inner, strict=True):
-        assert_close(found, data[f"dbg_dec_{name}"], LOGITS)
+        assert_close(decode(x), last(a[name]), IMAGES)
 
 
-def test_tokenizer_encodes_images_that_are_not_square(models):
-    data = golden.arrays("llamagen_vq")
-    images = data["img_64x32"].transpose(0, 2, 3, 1)
-    ids = jax.jit(lambda tokenizer, images: tokenizer.encode(images))(models["vq"], images)
-    np.testing.assert_array_equal(ids[0], data["indices_64x32"])
+def test_decoder_layer_by_layer():
+    a = arrays(CODES)
+
+    @jax.jit
+    def run(tokenizer, z):
+        decoder = tokenizer.decoder
+        found = [decoder.conv_in(tokenizer.post_quant_conv(z))]
+        for part in (decoder.middle.res1, decoder.middle.attn, decoder.middle.res2):
+            found.append(part(found[-1]))
+        return found
+
+    names = ("conv_in", "mid0", "mid1", "mid2")
+    for found, name in zip(run(tokenizer(), last(a["cont"])), names, strict=True):
+        assert_close(found, last(a[f"dbg_dec_{name}"]), LOGITS)
 
 
-@pytest.mark.parametrize("name, k", [("t0", 0), ("t5", 5), ("t16", 16), ("tmix", [0, 5, 11])])
-def test_student_at_every_k(models, student, name, k):
-    data, k = golden.arrays("dd_llamagen"), jnp.asarray(k)
-    noise, known = jnp.asarray(data["noise"]), jnp.asarray(data["data"])
-    x_k = trajectory.x_at(k, known, noise, student.groups)
-    np.testing.assert_array_equal(x_k, data[f"{name}_x_t"])
-    logits, found = student(x_k, k, data["labels"])
-    assert_close(logits, data[f"{name}_logits"], LOGITS)
-    assert_close(found, data[f"{name}_tokens"], LOGITS)
-    x = sample.student_sample(
-        student, models["vq"].codebook, noise, data["labels"], steps=(k,), split=6, x_BLC=known
-    )
-    assert_close(x, data[f"{name}_final_x_split6"], LOGITS)
+def test_images_that_are_not_square():
+    """`decode` takes vectors of square images only, what is in it takes any."""
+    a = arrays(CODES)
+
+    @jax.jit
+    def run(tokenizer, images):
+        ids = tokenizer.encode(images)
+        z = tokenizer.codebook[ids].reshape(1, 4, 2, 8)
+        return ids, tokenizer.decoder(tokenizer.post_quant_conv(z))
+
+    ids, images = run(tokenizer(), last(a["img_64x32"]))
+    np.testing.assert_array_equal(ids[0], a["indices_64x32"])
+    assert_close(images, last(a["dec_64x32"]), IMAGES)
 
 
-@pytest.mark.parametrize("name, steps", [("1step", (0,)), ("2step", (0, 5)), ("2step_t9", (0, 9))])
-def test_student_samples(models, student, decode, name, steps):
-    data = golden.arrays("dd_llamagen")
-    x = sample.student_sample(
-        student, models["vq"].codebook, jnp.asarray(data["noise"]), data["labels"],
-        steps=steps, split=6,
-    )
-    assert_close(x, data[f"{name}_s{len(steps) - 1}_x"], LOGITS)
-    assert_close((decode(x)[0] + 1) / 2, data[f"{name}_images01"], IMAGES)
-
-
-@pytest.mark.parametrize("name, first, last, interval", [
-    ("a", 4, 9, -1),
-    ("b", 0, 9, -1),
-    ("c", 4, 16, -1),
-    # The original counts its interval of 1 from the first token that the teacher draws.
-    ("d", 4, 9, 5),
-    ("e", 8, 12, -1),
-])
-def test_teacher_involved_samples(
-    models, teachers, student, decode, name, first, last, interval
-):
-    data = golden.arrays("combine_llamagen")
-    guidance = Guidance(2.0, interval=interval, top_k=1)
-    parts = sample.Parts(models["vq"], teachers["c2i"], student, None)
-    settings = sample.Settings((0, 9), 6, guidance, None, 10)
-    labels = jnp.asarray(data["labels"])
-    x = sample.draw(
-        parts, jnp.asarray(data["noise"]), labels, jax.random.key(0),
-        method=Method.parse(f"teacher_involved_{first}_{last}"), settings=settings,
-    )
-    ids = data[f"{name}_teacher_seq"]
-    np.testing.assert_array_equal(x[:, :last], models["vq"].codebook[ids])
-    if last < 16:
-        step = "s1" if first else "s0"
-        assert_close(x, data[f"{name}_{step}_x"], LOGITS)
-    assert_close((decode(x)[0] + 1) / 2, data[f"{name}_images01"], IMAGES)
-    whole = jnp.pad(jnp.concatenate([ids, ids]), ((0, 0), (0, 16 - last)))
-    raw = teachers["c2i"].logits(whole, doubled(teachers["c2i"], labels))
-    found = guided(teachers["c2i"], raw, Guidance(2.0, interval=interval))[:, first:last]
-    assert_close(found, log_softmax(data[f"{name}_teacher_logits"]), GUIDED)
-
-
-def millions(model):
-    return sum(leaf.size for leaf in jax.tree.leaves(model)) / 1e6
-
-
-@pytest.mark.parametrize("size, teacher, student", [
-    ("B", 110.9, 98.3), ("L", 343, 326), ("XL", 775, None), ("XXL", 1400, None), ("3B", 3100, None)
-])
-def test_published_numbers_of_parameters(size, teacher, student):
-    """Of the shapes alone, to the last digit that is published."""
-    config = llamagen.GPTConfig(
-        vocab_size=16384, code_dim=8, grid=16, num_classes=1000, **llamagen.SIZES[size]
-    )
-    for kind, wanted in (("llamagen", teacher), ("llamagen_student", student)):
-        if wanted:
-            found = millions(weights.template(kind, config))
-            digit = {"B": 0.1, "XXL": 100, "3B": 100}.get(size, 1)
-            assert found == pytest.approx(wanted, abs=digit / 2)
-
-
-def test_published_numbers_of_parameters_of_the_tokenizer():
-    config = vq.VQConfig(256, 3, 16384, 8, 128, (1, 1, 2, 2, 4), 2, 256)
-    model = weights.template("llamagen_tokenizer", config)
-    assert round(millions(model), 1) == 71.9
-    assert round(millions(model.decoder), 1) == 42.4
+def test_no_array_is_left_out(request):
+    assert_all_read(request, CLASSES, CAPTIONS, CODES)

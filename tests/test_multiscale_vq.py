@@ -9,8 +9,7 @@ import pytest
 
 from ddjax.models import multiscale, multiscale_vq
 from tests import var_golden
-from tests.golden import IMAGES, LOGITS, assert_close
-from tests.var_golden import arrays, last
+from tests.golden import IMAGES, LOGITS, arrays, assert_close, last
 
 CASE = "var_vqvae"
 

@@ -18,8 +18,7 @@ from ddjax.methods import Method
 from ddjax.models import var, var_trunk
 from ddjax.models.multiscale import Quantiser
 from tests import var_golden
-from tests.golden import GUIDED, IMAGES, LOGITS, assert_close
-from tests.var_golden import Compiled, arrays, last
+from tests.golden import GUIDED, IMAGES, LOGITS, Compiled, arrays, assert_close, last
 
 LABELS = jnp.array([3, 7, 0])
 GROUPS = Groups((1, 4, 9, 16))
