@@ -20,9 +20,13 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # when it is run as a script
 
+try:
+    import torch
+except ModuleNotFoundError:
+    sys.exit("error: the converter needs PyTorch, which is missing; pip install -e '.[convert]'")
+
 import jax
 import numpy as np
-import torch
 from absl import flags
 
 from conversion import follow, kinds, llamagen, llamagen_vq, lpips, var, var_vq

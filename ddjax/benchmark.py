@@ -345,6 +345,7 @@ def _table_row(row: dict[str, Any]) -> str:
         "peak_source": "({})",
     }
     note = ", ".join(text.format(row[key]) for key, text in notes.items() if key in row)
+    note = note.replace(", (", " (")
     return (
         f"| {row['name']} | {row['batch']} | {1e3 * row['seconds_per_image']:.3g} | "
         f"{1e3 * row['seconds']:.4g} | {row['first_call_seconds']:.1f} | {note} |"

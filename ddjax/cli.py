@@ -1,5 +1,7 @@
 """What the commands share: the config flag, and errors as one line."""
 
+import dataclasses
+import difflib
 import re
 import sys
 import traceback
@@ -10,10 +12,12 @@ import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from ddjax import files, hosts, preemption
+from ddjax import config, files, hosts, preemption
 from ddjax.config import Config
 from ddjax.config_file import from_dict
 from ddjax.errors import UserError
+
+_EXAMPLE = "give a file such as --config=configs/digits.py"
 
 
 def start(command: Callable[[Config], None]) -> None:
@@ -28,8 +32,8 @@ def start(command: Callable[[Config], None]) -> None:
 def run(command: Callable[..., None], *arguments: str) -> None:
     """Parse the flags and run a command.
 
-    What the user can mend ends in one line and exit code 1, SIGTERM in one line and
-    `preemption.EXIT_CODE`.
+    What the user can mend ends in one line and exit code 1, SIGTERM and Ctrl-C in one line and
+    `Preempted.exit_code`.
 
     Args:
       command: takes the arguments that are no flags.
@@ -45,21 +49,18 @@ def run(command: Callable[..., None], *arguments: str) -> None:
         preemption.watch()
         try:
             command(*given)
-        except preemption.Preempted:
-            print("stopped by SIGTERM; the same command goes on from here", file=sys.stderr)
-            hosts.leave(preemption.EXIT_CODE)
+        except preemption.Preempted as stop:
+            print(f"stopped by {stop}; start the same command again to go on", file=sys.stderr)
+            hosts.leave(stop.exit_code)
         except UserError as error:
             hosts.leave(f"error: {_one_line(error)}")
         except Exception as error:
-            if not files.is_disk_full(error):
-                if not jax.distributed.is_initialized():
-                    raise
-                traceback.print_exc()
-                hosts.leave(1)
-            hosts.leave(
-                "error: the disk is full; nothing is lost. Make room and start the same command "
-                f"again ({str(error).splitlines()[0]})"
-            )
+            if line := _for_people(error):
+                hosts.leave(f"error: {line}")
+            if not jax.distributed.is_initialized():
+                raise
+            traceback.print_exc()
+            hosts.leave(1)
 
     sys.unraisablehook = _unraisable
     # What libraries log as an error they raise as well, and it is told once, where it is caught.
@@ -67,10 +68,28 @@ def run(command: Callable[..., None], *arguments: str) -> None:
     app.run(guarded, flags_parser=_parse)
 
 
+def _for_people(error: Exception) -> str:
+    """A line about what is no fault of the code, or ""."""
+    first = str(error).split("\n")[0]
+    if files.is_disk_full(error):
+        return (
+            "the disk is full; nothing is lost. Make room and start the same command again "
+            f"({first})"
+        )
+    if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in first:
+        return (
+            f"the device has not enough memory ({first}); lower the batch of the stage, raise "
+            "config.distill.train.accumulate or config.mesh.fsdp, or ask ddjax.plan what fits"
+        )
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return ""
+
+
 def _unraisable(found: Any) -> None:
-    """As Python does, but for SIGTERM, and TensorStore, which calls a loop that Orbax closed."""
+    """As Python does, but for signals, and TensorStore, which calls a loop that Orbax closed."""
     if isinstance(found.exc_value, preemption.Preempted):
-        preemption.deliver_again()
+        preemption.deliver_again(found.exc_value.number)
     elif str(found.exc_value) != "Event loop is closed":
         sys.__unraisablehook__(found)
 
@@ -81,10 +100,17 @@ def _one_line(error: Exception) -> str:
 
 
 def _read_config(holder: flags.FlagHolder) -> dict:
+    name = config_flags.get_config_filename(flags.FLAGS[holder.name])
+    found = holder.value
     try:
-        return holder.value.to_dict()
-    except OSError as error:  # ml_collections keeps a failed load for the first use
-        raise UserError(f"--config: {' '.join(str(error).split())}") from None
+        return found.to_dict()
+    except OSError:  # ml_collections keeps a failed load for the first use
+        raise UserError(f"--config={name} cannot be read; {_EXAMPLE}") from None
+    except AttributeError:
+        raise UserError(
+            f"--config={name}: get_config gave {found!r}, must be what "
+            "ddjax.config_file.complete makes of its keys"
+        ) from None
 
 
 def _parse(argv: list[str]) -> list[str]:
@@ -92,11 +118,22 @@ def _parse(argv: list[str]) -> list[str]:
     try:
         return flags.FLAGS(argv)
     except (UserError, flags.Error, OSError) as error:
-        sys.exit(f"error: {' '.join(str(error).split())}")
+        text = " ".join(str(error).split())
+        if "Flag --config must have" in text:
+            text = f"--config is missing; {_EXAMPLE}"
+        elif "get_config() takes 0 positional" in text:
+            flag = text.split(": Error")[0].removeprefix("flag ")
+            text = f"{flag}: this config takes nothing behind a colon"
+        sys.exit(f"error: {text}")
     except (AttributeError, KeyError, TypeError) as error:
         if "ml_collections" not in traceback.extract_tb(error.__traceback__)[-1].filename:
             raise
         sys.exit(f"error: {_unknown_key(argv, error)}")
+
+
+def _keys() -> set[str]:
+    classes = filter(dataclasses.is_dataclass, vars(config).values())
+    return {field.name for cls in classes for field in dataclasses.fields(cls)}
 
 
 def _unknown_key(argv: list[str], error: Exception) -> str:
@@ -104,5 +141,7 @@ def _unknown_key(argv: list[str], error: Exception) -> str:
     for arg in argv:
         for key in re.findall(r"\.(\w+)", arg.split("=")[0]):
             if arg.startswith("--config.") and key in names:
-                return f"{arg}: the config has no key {key!r} there"
+                close = difflib.get_close_matches(key, _keys(), n=1)
+                hint = f"; did you mean {close[0]}?" if close else ""
+                return f"{arg}: the config has no key {key!r} there{hint}"
     return f"a --config. flag names a key that the config does not have ({error})"

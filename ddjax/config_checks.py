@@ -4,6 +4,7 @@ Every refusal names the key, what was found and what would be right.
 """
 
 import math
+import re
 from typing import Any
 
 from ddjax.config import DATA_SETS, NO_DATA, STAGES, Config, Model, Train
@@ -31,6 +32,8 @@ def check(c: Config) -> None:
     _require(0 <= index < count, "hosts.index", index, f"in 0..{count - 1}, below hosts.count")
     alone = count == 1 or bool(c.hosts.coordinator)
     _require(alone, "hosts.coordinator", "none", f"HOST:PORT, for hosts.count {count}")
+    ok = re.fullmatch(r"|auto|\S+:\d{1,5}", c.hosts.coordinator)
+    _require(bool(ok), "hosts.coordinator", c.hosts.coordinator, "auto or HOST:PORT")
     _require(0 <= c.seed < 2**32, "seed", c.seed, "in 0..2^32-1")
     _check_models(c)
     _check_guidance(c)
@@ -162,6 +165,7 @@ def _check_student(c: Config) -> None:
 
 def _check_methods(c: Config) -> None:
     _require(bool(c.evaluate.methods), "evaluate.methods", "none", "one or more")
+    _require(c.sample.passes >= 1, "sample.passes", c.sample.passes, ">= 1")
     for where, method in (
         *(("evaluate.methods", Method.parse(name)) for name in c.evaluate.methods),
         ("sample.method", c.sample_method()),

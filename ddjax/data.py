@@ -113,8 +113,8 @@ def _fashion_mnist(config: Data) -> tuple[np.ndarray, np.ndarray]:
         rows = tfds.as_numpy(tfds.load("fashion_mnist", split="train", batch_size=-1))
     except Exception as error:
         raise UserError(
-            f"Fashion-MNIST could not be had through TFDS ({type(error).__name__}); give a folder "
-            "with its IDX files: --config.data.directory=DIR"
+            f"Fashion-MNIST could not be had through TFDS ({type(error).__name__}: {error}); give "
+            "a folder with its IDX files: --config.data.directory=DIR"
         ) from error
     return rows["image"][..., 0], rows["label"]
 

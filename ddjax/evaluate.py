@@ -266,13 +266,14 @@ def _data_rows(evaluator: Evaluator, real: Real, reference: np.ndarray) -> list[
 
 def _spread(
     sets: list[np.ndarray], real: Real, reference: np.ndarray
-) -> dict[str, dict[str, float] | None]:
-    """Mean and standard deviation of the distances over fresh sets of samples."""
+) -> dict[str, dict[str, float | None]]:
+    """Mean and standard deviation of the distances over fresh sets of samples; None for one."""
+    turns = len(sets)
     distances = {"fd_teacher": [frechet_distance(features, reference) for features in sets]}
     if real.there:
         distances["fd_data"] = [real.distance(features) for features in sets]
     return {
-        name: {"mean": float(np.mean(v)), "std": float(np.std(v, ddof=min(1, len(v) - 1)))}
+        name: {"mean": float(np.mean(v)), "std": float(np.std(v, ddof=1)) if turns > 1 else None}
         for name, v in distances.items()
     }
 
@@ -296,7 +297,9 @@ def _write_pictures(
         row.method: (row.seconds_per_image, row.fd_teacher)
         for row in rows if row.seconds_per_image is not None
     }
-    lines = {row.method: row.fd_teacher for row in rows if row.method.startswith("onestep")}
+    compared = {"teacher_ar": "teacher_ar, the floor", "onestep_class": "onestep_class",
+                "onestep_all": "onestep_all"}
+    lines = {compared[row.method]: row.fd_teacher for row in rows if row.method in compared}
     pictures.tradeoff(
         root / "tradeoff.png", points, lines, "Fréchet distance to the teacher's samples"
     )

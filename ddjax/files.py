@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import itertools
 import json
@@ -50,6 +51,26 @@ def atomic(path: Path) -> Iterator[Path]:
         if isinstance(error, OSError):
             raise _unwritable(path, error) from None
         raise
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold a lock file, which stays; the system lets go of it when the process ends in any way.
+
+    Raises:
+      UserError: another process holds it.
+    """
+    with path.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"{path.parent}: another run is at work there; wait for its end, or use another "
+                "--workdir"
+            ) from None
+        except OSError:  # a file system without locks
+            pass
+        yield
 
 
 def _remove(path: Path) -> None:

@@ -90,7 +90,8 @@ def check_weights(where: str, section: Model) -> str:
         # A file does not tell its grid, and the converter takes 16.
         grid = section.model.grid if kind in ("llamagen", "llamagen_student") else 16
         raise UserError(
-            f"{where}: {folder} is missing; make it with: python conversion/torch_to_flax.py "
+            f"{where}: {folder} is missing; give the folder of a model, or make it with: python "
+            "conversion/torch_to_flax.py "
             f"--model={kind} --checkpoint={Path(folder).name}.{_SUFFIX.get(kind, 'pt')}"
             f"{f' --grid={grid}' if grid != 16 else ''}{instead}"
         )

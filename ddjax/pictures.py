@@ -45,10 +45,12 @@ def labelled_grid(
     # A small image is shown large, a large one at its own size.
     side = max(0.62, max(images.shape[1] for images in rows.values()) / DPI)
     columns, space = max(map(len, rows.values())), 0.06 if len(captions) == 1 else 0.35
+    height = side * (1 + space) * len(rows) + 0.7
     figure, axes = plt.subplots(
-        len(rows), columns, squeeze=False,
-        figsize=(side * columns + 1.6, side * (1 + space) * len(rows) + 0.7),
-        gridspec_kw={"wspace": 0.06, "hspace": space},
+        len(rows), columns, squeeze=False, figsize=(side * columns + 1.6, height),
+        # Inches for the title and the captions under it, however few rows there are.
+        gridspec_kw={"wspace": 0.06, "hspace": space, "top": 1 - 0.55 / height,
+                     "bottom": 0.1 / height},
     )
     for axis in axes.flat:
         axis.set(xticks=[], yticks=[])
@@ -60,7 +62,7 @@ def labelled_grid(
     for row, names in zip(axes, captions, strict=False):
         for axis, caption in zip(row, names, strict=False):
             axis.set_title(caption, fontsize=8, pad=3)
-    figure.suptitle(title, fontsize=9, y=0.97)
+    figure.suptitle(title, fontsize=9, y=1 - 0.1 / height, va="top")
     _write(figure, path)
 
 
@@ -71,13 +73,13 @@ def tradeoff(
 
     Args:
       path: of the PNG.
-      points: by name, (seconds per image, quality).
-      lines: qualities that have no time of their own, as horizontal lines.
+      points: by name, (seconds per image, quality); their order gives the markers.
+      lines: qualities to compare with, as horizontal lines.
       quality: caption of the axis.
     """
     figure, axis = plt.subplots(figsize=(7.5, 4.8))
     markers = "osD^vP*X<>hp"
-    for i, (name, (seconds, value)) in enumerate(sorted(points.items(), key=lambda p: p[1])):
+    for i, (name, (seconds, value)) in enumerate(points.items()):
         axis.plot(seconds * 1e3, value, markers[i % len(markers)], label=name, markersize=8)
     for name, value in lines.items():
         axis.axhline(value, color="grey", lw=0.8, ls=":")
@@ -85,10 +87,10 @@ def tradeoff(
                       color="grey", va="bottom")
     axis.set(xscale="log", yscale="log", xlabel="milliseconds per image (steady state)",
              ylabel=f"{quality} (lower is better)")
-    for scale, (low, high) in ((axis.xaxis, axis.get_xlim()), (axis.yaxis, axis.get_ylim())):
-        scale.set_major_formatter("{x:g}")  # 0.3 reads easier than 3 x 10^-1
-        few = high < 12 * low
-        scale.set_minor_formatter("{x:g}" if few else ticker.NullFormatter())
+    for scale in (axis.xaxis, axis.yaxis):
+        scale.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+        scale.set_major_formatter("{x:g}")  # 0.2 reads easier than 2 x 10^-1
+        scale.set_minor_formatter(ticker.NullFormatter())
     axis.grid(alpha=0.3, which="both", lw=0.4)
     axis.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
     _write(figure, path)

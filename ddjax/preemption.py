@@ -1,7 +1,7 @@
-"""SIGTERM, which comes before a machine is taken away: the run ends soon, and nothing is lost.
+"""SIGTERM, which comes before a machine is taken away, and Ctrl-C: the run ends, nothing is lost.
 
 By default it ends where it is, since files appear whole or not at all. Within `deferred` it goes on
-to a point where it has saved. A second SIGTERM ends the process at once.
+to a point where it has saved. A second signal ends the process at once.
 """
 
 import contextlib
@@ -11,49 +11,75 @@ import threading
 from collections.abc import Iterator
 from types import FrameType
 
-EXIT_CODE = 128 + signal.SIGTERM  # what a shell shows for a process that the signal ended
+SIGNALS = {signal.SIGTERM: "SIGTERM", signal.SIGINT: "Ctrl-C"}
 
 
 class Preempted(BaseException):
-    """SIGTERM came; no error, so that nobody who handles errors swallows it."""
+    """A signal came; no error, so that nobody who handles errors swallows it."""
+
+    def __init__(self, number: int = signal.SIGTERM) -> None:
+        super().__init__(SIGNALS[number])
+        self.number = number
+
+    @property
+    def exit_code(self) -> int:
+        """What a shell shows for a process that the signal ended: 143, and 130 for Ctrl-C."""
+        return 128 + self.number
 
 
 class Notice:
-    """Whether SIGTERM came."""
+    """Which signal came, if any."""
 
-    received = False
+    received: int | None = None
 
-    def __call__(self, signal_number: int, frame: FrameType | None) -> None:
+    def __call__(self, number: int, frame: FrameType | None) -> None:
         """Handle the signal."""
-        signal.signal(signal_number, signal.SIG_DFL)
-        self.received = True
+        _end_at_the_next()
+        self.received = number
 
 
 def watch() -> None:
-    """From now on SIGTERM raises `Preempted` in the main thread."""
-    signal.signal(signal.SIGTERM, _raise)
+    """From now on SIGTERM and Ctrl-C raise `Preempted` in the main thread."""
+    for number in SIGNALS:
+        # Who runs a command in the background may have Ctrl-C ignored, for all that it starts.
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, _raise)
 
 
-def _raise(signal_number: int, frame: FrameType | None) -> None:
-    signal.signal(signal_number, signal.SIG_DFL)
-    raise Preempted
+def _raise(number: int, frame: FrameType | None) -> None:
+    _end_at_the_next()
+    raise Preempted(number)
 
 
-def deliver_again() -> None:
-    """SIGTERM once more, soon: where a finaliser ran, Python passes over what is raised."""
+def _end_at_the_next() -> None:
+    for number in SIGNALS:
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
+
+
+def deliver_again(number: int) -> None:
+    """The signal once more, soon: where a finaliser ran, Python passes over what is raised."""
     watch()
-    threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGTERM)).start()
+    threading.Timer(0.05, os.kill, (os.getpid(), number)).start()
 
 
 @contextlib.contextmanager
 def deferred() -> Iterator[Notice]:
-    """Within, SIGTERM is only noted; `Preempted` is raised at the end, if not by the body."""
-    before, notice = signal.getsignal(signal.SIGTERM), Notice()
-    signal.signal(signal.SIGTERM, notice)
+    """Within, a signal is only noted; `Preempted` is raised at the end, if not by the body.
+
+    Ctrl-C is left alone where `watch` has not taken it, as in a notebook.
+    """
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    if before[signal.SIGINT] is not _raise:
+        del before[signal.SIGINT]
+    notice = Notice()
+    for number in before:
+        signal.signal(number, notice)
     try:
         yield notice
     finally:
         if not notice.received:
-            signal.signal(signal.SIGTERM, before)
+            for number, handler in before.items():
+                signal.signal(number, handler)
     if notice.received:
-        raise Preempted
+        raise Preempted(notice.received)

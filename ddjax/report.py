@@ -40,13 +40,16 @@ def _cell(name: str, value: Any) -> str:
 def noise_lines(noise: dict[str, Any]) -> str:
     """How much the distances move from one set of samples to the next."""
     titles = {name: title for name, (title, _) in _COLUMNS.items()}
+    sets = noise["resamplings"]
     lines = [
-        f"Noise: over {noise['resamplings']} fresh sets of samples (mean ± standard deviation)"
+        f"Noise: over {sets} fresh sets of samples (mean ± standard deviation)" if sets > 1
+        else "Noise: not told by a single fresh set of samples; raise config.evaluate.resamplings"
     ]
     for method, spread in noise.items():
         if method != "resamplings":
             values = [
-                f"{titles[name]} {found['mean']:.3f} ± {found['std']:.3f}"
+                f"{titles[name]} {found['mean']:.3f}"
+                + ("" if found["std"] is None else f" ± {found['std']:.3f}")
                 for name, found in sorted(spread.items())
             ]
             lines.append(f"- {method}: {', '.join(values)}")
@@ -74,7 +77,8 @@ def write(root: Path, config: Config, metrics: dict[str, Any]) -> None:
             table(metrics["rows"]),
             "",
             f"FD is the Fréchet distance of {metrics['samples']} samples in these features: "
-            f"{metrics['features']}.",
+            f"{metrics['features']}. The fewer the samples, the larger it comes out: compare "
+            "within this table alone.",
             *_about_data(config),
             "FD to teacher is the distance to another set of as many samples by teacher_ar, whose "
             "own row is therefore the floor of that column.",

@@ -256,7 +256,10 @@ def _write(config: Config, directory: Path, images: np.ndarray, ids: np.ndarray)
     starts = range(0, len(captions), COLUMNS)
     pictures.labelled_grid(
         directory / "images.png",
-        {f"{i}…" if len(starts) > 1 else "": images[i : i + COLUMNS] for i in starts},
+        {
+            f"{i} to {min(i + COLUMNS, len(images)) - 1}" if len(starts) > 1 else "":
+            images[i : i + COLUMNS] for i in starts
+        },
         [captions[i : i + COLUMNS] for i in starts],
         f"{config.sample_method().name}, seed {config.seed}; captions are classes",
     )

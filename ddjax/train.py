@@ -7,6 +7,7 @@ with the very same weights.
 
 import contextlib
 import functools
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -211,7 +212,7 @@ def train(
     Raises:
       UserError: a loss or gradient that is not finite (names step and metric; the last good
         checkpoint stays), a damaged checkpoint, or a batch that the devices cannot share.
-      Preempted: SIGTERM came; a checkpoint was saved.
+      Preempted: SIGTERM or Ctrl-C came; a checkpoint was saved.
     """
     if (directory / "model").exists():
         return weights.load(directory / "model")
@@ -223,6 +224,7 @@ def train(
     )
     throughput = _throughput(step_fn, state, source, config.batch)
     with (
+        contextlib.closing(iterator),
         contextlib.closing(monitor.writer(directory / "events")) as events,
         contextlib.closing(checkpoint.Checkpoints(directory / "checkpoints", config.keep))
         as checkpoints,
@@ -239,7 +241,8 @@ def train(
 
 def _iterator(source: data.Source, batch: int, seed: int) -> grain.DatasetIterator:
     batches = data.batches(source, batch, seed)
-    return iter(batches.to_iter_dataset(grain.ReadOptions(num_threads=1)))
+    # One thread reads in order, a few batches ahead.
+    return iter(batches.to_iter_dataset(grain.ReadOptions(1, prefetch_buffer_size=16)))
 
 
 def _resume(
@@ -313,7 +316,7 @@ def _loop(
                 # Whoever ends first has the others ended, by most launchers.
                 hooks.checkpoints.wait()
                 hosts.wait("checkpoint saved")
-                raise preemption.Preempted
+                raise preemption.Preempted(hooks.notice.received or signal.SIGTERM)
     _write_pictures(events, config.steps, pictures(state.ema))
     return state
 

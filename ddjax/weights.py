@@ -264,6 +264,8 @@ def _read_about(directory: Path) -> dict[str, Any]:
     file = directory / "config.json"
     try:
         about = json.loads(file.read_text())
+        if isinstance(about, dict) and "kind" not in about:
+            raise UserError(f"{directory} is not a model folder: {file} tells no kind of model")
         if about["kind"] not in MODELS or not isinstance(about["config"], dict):
             raise ValueError(f"unknown kind {about['kind']!r}")
         wanted = about.pop("config_sha256", None)  # folders of earlier versions have none

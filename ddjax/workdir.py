@@ -3,6 +3,7 @@
 Nothing is ever overwritten or mixed: a stage whose folder was made by other settings is refused.
 """
 
+import contextlib
 import dataclasses
 import json
 import operator
@@ -209,7 +210,7 @@ def run_stage(stage: Stage, make: Callable[[], str]) -> None:
     """Run a stage unless it is finished; print one line about it.
 
     Raises:
-      UserError: it was made by other settings, or what it made is damaged.
+      UserError: it was made by other settings, what it made is damaged, or another run makes it.
     """
     stage.begin()
     name, done = stage.name.split("/")[0], stage.finished
@@ -218,7 +219,9 @@ def run_stage(stage: Stage, make: Callable[[], str]) -> None:
         hosts.say(f"{name:<10} finished before: {done['summary']}")
         return
     start = time.perf_counter()
-    summary = make()
+    first = hosts.is_first()
+    with files.locked(stage.directory / ".lock") if first else contextlib.nullcontext():
+        summary = make()
     seconds = time.perf_counter() - start
     stage.finish(summary, seconds)
     hosts.say(f"{name:<10} {summary}  ({seconds:.0f} s)")

@@ -57,6 +57,9 @@ if [[ $dry ]]; then
   exit
 fi
 
+# In the background, so that the terminal's Ctrl-C goes to this script and not to the sleep.
+pause() { sleep "$1" & wait $!; }
+
 declare -A running=()  # process index -> process id
 stop() { for pid in "${running[@]}"; do kill -TERM "$pid" 2>/dev/null; done; }
 
@@ -97,12 +100,12 @@ while ((${#running[@]})); do
   if [[ $deadline ]] && ((SECONDS >= deadline)); then
     for pid in "${running[@]}"; do kill -KILL -- "-$pid" 2>/dev/null; done
   fi
-  ((${#running[@]})) && sleep 0.2
+  ((${#running[@]})) && pause 0.2
 done
 
 # Their last lines; not for ever, since a process left behind by one of them holds its pipe open.
 for ((i = 0; i < 20; i++)); do
   kill -0 "${filters[@]}" 2>/dev/null || break
-  sleep 0.1
+  pause 0.1
 done
 exit "$result"

@@ -122,12 +122,16 @@ pkill -KILL -f 'm [d]djax.main'"
 
 delete() { queue delete --force --quiet; }  # --force: with its nodes
 
-dry=''
-if [[ ${1-} == --dry-run ]]; then dry=1; shift; fi
+dry='' words=()
+for word; do
+  if [[ $word == --dry-run ]]; then dry=1; else words+=("$word"); fi
+done
+set -- ${words[@]+"${words[@]}"}
 # A workdir on a worker's own disk would be of no use to the others, and gone with the TPU.
 case ${1-} in
   run | resume) [[ " $*" == *" --workdir=$MOUNT/"* ]] ||
     fail "'${*:2}' has no --workdir=$MOUNT/..., where all workers see it" ;;
+  *) (($# < 2)) || fail "$1 takes no arguments, and got '${*:2}'" ;;
 esac
 case ${1-} in
   create | copy | run | resume | delete) "$@" ;;

@@ -4,6 +4,7 @@ import os
 import shlex
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -103,6 +104,27 @@ def test_local_passes_a_signal_on_as_sigterm(tools, number):
     os.killpg(script.pid, number)  # to its group, as Ctrl-C and `timeout` do it
     assert script.wait(timeout=20) == 143
     assert [terms(tools, index) for index in range(3)] == [1, 1, 1]  # a second would be too much
+    assert_none_is_left(tools)
+
+
+TERMINAL = "import os, pty, sys; sys.exit(os.waitstatus_to_exitcode(pty.spawn(sys.argv[1:])))"
+
+
+@pytest.mark.parametrize("shell", [[], ["bash", "--norc", "-ic", '"$@"; exit $?', "shell"]])
+def test_local_hears_ctrl_c_of_a_terminal(tools, shell):
+    """Which goes to whatever has the foreground, also under a shell that somebody types into."""
+    tools("python", PYTHON)
+    command = [*shell, "bash", str(LAUNCH / "local.sh"), "2", *ARGS]
+    script = subprocess.Popen(
+        [sys.executable, "-c", TERMINAL, *command], env={**tools.env, "MODE": "on"},
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True,
+    )
+    wait_until(lambda: all((tools.log / f"args.{i}").exists() for i in range(2)))
+    time.sleep(0.5)
+    script.stdin.write(b"\x03")
+    script.stdin.flush()
+    assert script.wait(timeout=20) == 143
+    assert [terms(tools, i) for i in range(2)] == [1, 1]
     assert_none_is_left(tools)
 
 

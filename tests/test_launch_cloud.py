@@ -134,6 +134,14 @@ def test_tpu_dry_run_prints_what_makes_the_same_calls(tools, command):
     assert tpu(tools, command, *args)[1] == printed
 
 
+def test_tpu_dry_run_may_stand_anywhere(tools):
+    for words in (["create", "--dry-run"], ["run", *TPU_ARGS, "--dry-run"]):
+        ended, calls = tpu(tools, *words)
+        assert (ended.returncode, calls) == (0, []) and "gcloud" in ended.stdout
+    ended, calls = tpu(tools, "delete", "other")
+    assert (ended.returncode, calls) == (2, []) and "takes no arguments, and got" in ended.stderr
+
+
 def test_tpu_dry_run_of_resume_tells_the_cases(tools):
     ended, calls = tpu(tools, "--dry-run", "resume", *TPU_ARGS)
     assert ended.returncode == 0 and not calls

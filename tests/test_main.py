@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import ddjax
-from ddjax import weights
+from ddjax import weights, workdir
 from ddjax.errors import UserError
 from tests.test_storage import flip_byte
 from tests.test_train import losses
@@ -139,6 +139,10 @@ def test_sampling_from_a_finished_run(finished):
         (("--config.stages=sample", "--config.sample.labels=3,10"), "labels: got 10, must be in 0"),
         (("--config.student.split=99",), "config.student.split: got 99"),
         (("--config.teacher.modle.width=24",), "--config.teacher.modle.width=24"),
+        (("--confgi=x",), "Unknown command line flag 'confgi'"),
+        (("--config.distil.train.steps=3",), "no key 'distil' there; did you mean distill?"),
+        (("--config=configs/nope.py",), "--config=configs/nope.py cannot be read; give"),
+        (("--config=configs/digits.py:x",), "digits.py:x: this config takes nothing"),
         (("--config.data.name=cats", "--config.stages=tokenizer"), "data.name"),
     ],
 )
@@ -151,6 +155,17 @@ def test_bad_input_is_one_line_and_changes_nothing(finished, overrides, message)
     assert len(errors) == 1 and message in errors[0], output
     assert "Traceback" not in output
     assert sorted((p, p.stat().st_mtime_ns) for p in root.rglob("*")) == before
+
+
+def test_a_config_or_workdir_of_something_else_is_one_line(folder, tmp_path):
+    file = tmp_path / "three.py"
+    file.write_text("def get_config():\n    return 3\n")
+    for options, wanted in (
+        ({"config": file}, f"error: --config={file}: get_config gave 3, must be"),
+        ({}, f"error: {file}/run/tokenizer/settings.json: Not a directory"),
+    ):
+        code, output = run(file / "run", cache=folder / "cache", **options)
+        assert code == 1 and wanted in output and "Traceback" not in output
 
 
 def test_model_folders_take_the_place_of_stages(finished, folder):
@@ -169,8 +184,9 @@ def test_model_folders_take_the_place_of_stages(finished, folder):
     code, output = run(root, "--config.stages=teacher,pairs", *flags,
                        "--config.teacher.weights=nowhere/c2i_B_256")
     assert code == 1
-    assert ("config.teacher.weights: nowhere/c2i_B_256 is missing; make it with: python "
-            "conversion/torch_to_flax.py --model=llamagen --checkpoint=c2i_B_256.pt") in output
+    assert ("config.teacher.weights: nowhere/c2i_B_256 is missing; give the folder of a model, or "
+            "make it with: python conversion/torch_to_flax.py --model=llamagen "
+            "--checkpoint=c2i_B_256.pt --grid=4") in output
 
 
 def test_load_takes_a_stage_or_a_model_folder(finished):
@@ -187,8 +203,23 @@ def test_load_takes_a_stage_or_a_model_folder(finished):
     sizes = dataclasses.replace(ddjax.load(whole / "teacher").config, width=32)
     with pytest.raises(UserError, match="of other sizes than the config: width 16, not 32"):
         weights.load(whole / "teacher", "llamagen", sizes)
+    with pytest.raises(UserError, match=r"pairs is not a model folder: .*tells no kind of model$"):
+        ddjax.load(whole / "pairs")
     with pytest.raises(UserError, match="holds a llamagen, where a llamagen_student is wanted"):
         weights.load(whole / "teacher", "llamagen_student")
+
+
+def test_two_runs_do_not_make_the_same_stage(tmp_path):
+    stage, inside = workdir.Stage(tmp_path, "pairs", {}), workdir.Stage(tmp_path, "pairs", {})
+
+    def make():
+        with pytest.raises(UserError, match="pairs: another run is at work there; wait for its"):
+            workdir.run_stage(inside, lambda: pytest.fail("made twice"))
+        return "made"
+
+    workdir.run_stage(stage, make)
+    assert stage.finished["summary"] == "made"
+    workdir.run_stage(inside, lambda: pytest.fail("made again"))  # no lock is left
 
 
 def test_an_unfinished_stage_is_named(folder):
