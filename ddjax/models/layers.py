@@ -110,8 +110,8 @@ class Attention(nnx.Module):
         if past is not None:
             k = jax.lax.dynamic_update_slice_in_dim(past[0], k, position, axis=2)
             v = jax.lax.dynamic_update_slice_in_dim(past[1], v, position, axis=2)
-        # JAX takes XLA's implementation, on GPUs too. cuDNN's, by name, refuses odd lengths with a mask
-        # in training, such as 1 + 256, and the head width of 3B.
+        # JAX takes XLA's implementation, on GPUs too. cuDNN's, asked for by name, refuses masks
+        # over an odd length in training, such as 1 + 256, and the head width of 3B.
         out = jax.nn.dot_product_attention(q, k.swapaxes(1, 2), v.swapaxes(1, 2), mask=mask)
         return self.wo(out.reshape(x_BSD.shape)), (k, v)
 
