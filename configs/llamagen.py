@@ -59,7 +59,9 @@ def _published(size: str) -> dict[str, Any]:
             "weights": f"conversion/weights/c2i_{size}_{image_size}",
         },
         "guidance": {"scale": 2.0, "top_k": 8000},
-        "flow": {"steps": 64, "order": 3, "stretch": 3.0},
+        # 99.90 % of tokens are those of a fine solve (99.96 % at 64 steps), by
+        # python -m ddjax.solvers --config=configs/llamagen.py:L --codebook=16384,8 --tokens=8192
+        "flow": {"steps": 48, "order": 3, "stretch": 3.0},
         "pairs": {"count": 1_200_000, "per_shard": 12_800, "batch": 128},
         "student": {"kind": "llamagen_student", "steps": (0, 80), "split": SPLIT.get(size, 130)},
         "distill": {

@@ -193,7 +193,8 @@ class Stage:
             if key not in ignore and there.get(key) != self._settings.get(key)
         ]
         if different:
-            anew = "" if self.finished else f", or move {self.directory} aside to begin the stage anew"
+            anew = f", or move {self.directory} aside to begin the stage anew"
+            anew = "" if self.finished else anew
             raise UserError(
                 f"{self.directory} was made by other settings: {', '.join(different)}; use those, "
                 f"or another --workdir{anew}"
