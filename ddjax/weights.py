@@ -264,7 +264,7 @@ def _read_about(directory: Path) -> dict[str, Any]:
     file = directory / "config.json"
     try:
         about = json.loads(file.read_text())
-        if isinstance(about, dict) and "kind" not in about:
+        if isinstance(about, dict) and not {"kind", "config"} & about.keys():
             raise UserError(f"{directory} is not a model folder: {file} tells no kind of model")
         if about["kind"] not in MODELS or not isinstance(about["config"], dict):
             raise ValueError(f"unknown kind {about['kind']!r}")

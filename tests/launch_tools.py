@@ -54,14 +54,18 @@ def run(tools, script, *args, **env):
     )
 
 
+def hear():
+    """A shell cannot trap what its parent ignored, as one in the background ignores Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def start_local(tools, count, **env):
     """The script with its processes, as soon as they all run."""
     tools("python", PYTHON)
     script = subprocess.Popen(
         ["bash", str(LAUNCH / "local.sh"), str(count), *ARGS], env={**tools.env, **env},
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
-        # A shell cannot trap what its parent ignored, as one in the background ignores Ctrl-C.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=hear,
     )
     wait_until(lambda: all((tools.log / f"args.{i}").exists() for i in range(count)))
     time.sleep(0.2)

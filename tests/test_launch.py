@@ -16,6 +16,7 @@ from tests.launch_tools import (
     PYTHON,
     assert_none_is_left,
     called,
+    hear,
     make_tools,
     record,
     run,
@@ -117,7 +118,7 @@ def test_local_hears_ctrl_c_of_a_terminal(tools, shell):
     command = [*shell, "bash", str(LAUNCH / "local.sh"), "2", *ARGS]
     script = subprocess.Popen(
         [sys.executable, "-c", TERMINAL, *command], env={**tools.env, "MODE": "on"},
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True, preexec_fn=hear,
     )
     wait_until(lambda: all((tools.log / f"args.{i}").exists() for i in range(2)))
     time.sleep(0.5)

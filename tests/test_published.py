@@ -78,7 +78,8 @@ def test_a_released_student_draws_without_its_teacher(folder, llamagen):
 def test_weights_that_are_not_there_are_told_before_anything_runs(folder):
     code, output = run(folder / "none", config="configs/llamagen.py:B")
     assert code == 1 and not (folder / "none" / "pairs").exists()
-    assert "vq_ds16_c2i is missing; make it with: python conversion/torch_to_flax.py" in output
+    assert ("vq_ds16_c2i is missing; give the folder of a model, or make it with: python "
+            "conversion/torch_to_flax.py --model=llamagen_tokenizer") in output
     code, output = run(folder / "none", config="configs/llamagen.py:XS")
     assert code == 1 and "unknown size; known are B, L, XL" in output
     assert "Traceback" not in output
