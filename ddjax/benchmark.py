@@ -5,6 +5,7 @@ devices, in steady state, compilation apart. Ratios between rows of one run mean
 of two runs on a busy machine do not.
 """
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -21,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import flax
-import grain
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -276,9 +276,8 @@ def _stored_batches(config: Config, batch: int) -> Iterator[dict[str, np.ndarray
         about = {"count": count, "per_shard": count, "length": length}
         store.create(about, {})
         store.write(*store.shards(), np.zeros(count, np.int32), _ids(count, config))
-        yield from data.batches(store.source(), batch, config.seed).to_iter_dataset(
-            grain.ReadOptions(num_threads=1)
-        )
+        with contextlib.closing(data.iterate(store.source(), batch, config.seed)) as batches:
+            yield from batches
 
 
 def _training_step(
@@ -337,15 +336,13 @@ def table(result: dict[str, Any]) -> str:
 
 def _table_row(row: dict[str, Any]) -> str:
     notes = {
-        "speedup_over_teacher": "{:.1f}x over the teacher",
-        "pairs_per_second": "{:.3g} pairs a second",
-        "flow_map_share": "{:.0%} of it in the flow map",
-        "model_flop_utilisation": "{:.0%} of peak",
-        "share_of_a_training_step": "{:.2%} of a training step",
-        "peak_source": "({})",
+        "speedup_over_teacher": "{speedup_over_teacher:.1f}x over the teacher",
+        "pairs_per_second": "{pairs_per_second:.3g} pairs a second",
+        "flow_map_share": "{flow_map_share:.0%} of it in the flow map",
+        "model_flop_utilisation": "{model_flop_utilisation:.0%} of peak ({peak_source})",
+        "share_of_a_training_step": "{share_of_a_training_step:.2%} of a training step",
     }
-    note = ", ".join(text.format(row[key]) for key, text in notes.items() if key in row)
-    note = note.replace(", (", " (")
+    note = ", ".join(text.format(**row) for key, text in notes.items() if key in row)
     return (
         f"| {row['name']} | {row['batch']} | {1e3 * row['seconds_per_image']:.3g} | "
         f"{1e3 * row['seconds']:.4g} | {row['first_call_seconds']:.1f} | {note} |"

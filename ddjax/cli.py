@@ -25,7 +25,6 @@ def start(command: Callable[[Config], None]) -> None:
     holder = config_flags.DEFINE_config_file(
         "config", None, "Which config, such as configs/digits.py"
     )
-    flags.mark_flag_as_required("config")
     run(lambda: command(from_dict(_read_config(holder))))
 
 
@@ -100,8 +99,10 @@ def _one_line(error: Exception) -> str:
 
 
 def _read_config(holder: flags.FlagHolder) -> dict:
-    name = config_flags.get_config_filename(flags.FLAGS[holder.name])
     found = holder.value
+    if found is None:
+        raise UserError(f"--config is missing; {_EXAMPLE}")
+    name = config_flags.get_config_filename(flags.FLAGS[holder.name])
     try:
         return found.to_dict()
     except OSError:  # ml_collections keeps a failed load for the first use
@@ -119,9 +120,7 @@ def _parse(argv: list[str]) -> list[str]:
         return flags.FLAGS(argv)
     except (UserError, flags.Error, OSError) as error:
         text = " ".join(str(error).split())
-        if "Flag --config must have" in text:
-            text = f"--config is missing; {_EXAMPLE}"
-        elif "get_config() takes 0 positional" in text:
+        if "get_config() takes 0 positional" in text:
             flag = text.split(": Error")[0].removeprefix("flag ")
             text = f"{flag}: this config takes nothing behind a colon"
         sys.exit(f"error: {text}")

@@ -95,6 +95,12 @@ def batches(source: Source, batch: int, seed: int) -> grain.MapDataset:
     return grain.MapDataset.range(len(order) // batch).map(read)
 
 
+def iterate(source: Source, batch: int, seed: int) -> grain.DatasetIterator:
+    """`batches` one after another; a thread reads some ahead, in order."""
+    options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=16)
+    return iter(batches(source, batch, seed).to_iter_dataset(options))
+
+
 def _digits(config: Data) -> tuple[np.ndarray, np.ndarray]:
     del config
     from sklearn import datasets  # slow to import, and only this needs it

@@ -105,18 +105,19 @@ def _sync(path: Path) -> None:
             os.close(descriptor)
 
 
-def read_json(path: Path) -> dict[str, Any] | None:
+def read_json(path: Path, advice: str = "") -> dict[str, Any] | None:
     """What a JSON file holds, or None if there is no file.
 
     Raises:
-      UserError: it is damaged.
+      UserError: it is damaged; says the advice.
     """
     try:
         return json.loads(path.read_text())
     except FileNotFoundError:
         return None
     except ValueError:
-        raise UserError(f"{path}: not readable as JSON; the file was damaged") from None
+        what = f"{path}: not readable as JSON; the file was damaged"
+        raise UserError(f"{what}; {advice}" if advice else what) from None
 
 
 def write_vouched(path: Path, content: dict[str, Any]) -> None:

@@ -37,12 +37,13 @@ def join(hosts: Hosts) -> None:
     try:
         jax.distributed.initialize(*(() if hosts.coordinator == "auto" else explicit))
     except (RuntimeError, ValueError) as error:
-        advice = (
-            f"start {hosts.count} of them with the same coordinator and count, each with an index "
-            "of its own"
-        )
         if hosts.coordinator == "auto":
             advice = "outside of TPU pods, SLURM and GKE, give HOST:PORT, hosts.count, hosts.index"
+        else:
+            advice = (
+                f"start {hosts.count} of them with the same coordinator and count, each with an "
+                "index of its own"
+            )
         raise UserError(
             f"config.hosts.coordinator={hosts.coordinator}: the other processes were not found "
             f"({' '.join(str(error).split())}); {advice}"

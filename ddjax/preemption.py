@@ -46,15 +46,19 @@ def watch() -> None:
             signal.signal(number, _raise)
 
 
+def _is_ours(number: int) -> bool:
+    handler = signal.getsignal(number)
+    return handler is _raise or isinstance(handler, Notice)
+
+
 def _raise(number: int, frame: FrameType | None) -> None:
     _end_at_the_next()
     raise Preempted(number)
 
 
 def _end_at_the_next() -> None:
-    for number in SIGNALS:
-        if signal.getsignal(number) != signal.SIG_IGN:
-            signal.signal(number, signal.SIG_DFL)
+    for number in filter(_is_ours, SIGNALS):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def deliver_again(number: int) -> None:

@@ -217,7 +217,7 @@ def train(
     if (directory / "model").exists():
         return weights.load(directory / "model")
     check_batch(name, config, sharding.devices())
-    iterator = _iterator(source, config.batch, seed)
+    iterator = data.iterate(source, config.batch, seed)
     state = init_state(init(nnx.Rngs(keys.stream(seed, f"{name}.init"))), config)
     step_fn = functools.partial(
         train_step, frozen=frozen, key=keys.stream(seed, name), loss=loss, config=config
@@ -237,12 +237,6 @@ def train(
             state = _loop(name, state, iterator, step_fn, config, hooks, pictures)
             weights.save(directory / "model", kind, state.ema)
     return state.ema
-
-
-def _iterator(source: data.Source, batch: int, seed: int) -> grain.DatasetIterator:
-    batches = data.batches(source, batch, seed)
-    # One thread reads in order, a few batches ahead.
-    return iter(batches.to_iter_dataset(grain.ReadOptions(1, prefetch_buffer_size=16)))
 
 
 def _resume(

@@ -143,9 +143,10 @@ def load(
 
 
 def _computing_in(dtype: str, directory: Path, config: Any) -> Any:
-    if dtype not in DTYPES or not hasattr(config, "dtype"):
-        known = DTYPES if hasattr(config, "dtype") else ("float32",)
-        raise UserError(f"{directory}: dtype {dtype!r}; it computes in {' or '.join(known)}")
+    known = DTYPES if hasattr(config, "dtype") else ()
+    if dtype not in known:
+        can = " or ".join(known) or "float32"
+        raise UserError(f"{directory}: dtype {dtype!r}; it computes in {can}")
     return dataclasses.replace(config, dtype=dtype)
 
 

@@ -178,10 +178,7 @@ class Stage:
     def _check(self, ignore: tuple[str, ...]) -> None:
         path = self.directory / "settings.json"
         advice = f"put it back, or move {self.directory} aside and start the same command again"
-        try:
-            there = files.read_json(path)
-        except UserError as error:
-            raise UserError(f"{error}; {advice}") from None
+        there = files.read_json(path, advice)
         if there is None:
             if any(not found.name.startswith(".") for found in self.directory.glob("*")):
                 raise UserError(f"{path} is missing beside what a stage has made; {advice}")
@@ -193,11 +190,12 @@ class Stage:
             if key not in ignore and there.get(key) != self._settings.get(key)
         ]
         if different:
-            anew = f", or move {self.directory} aside to begin the stage anew"
-            anew = "" if self.finished else anew
+            ways = ["use those", "another --workdir"]
+            if not self.finished:
+                ways.append(f"move {self.directory} aside to begin the stage anew")
             raise UserError(
-                f"{self.directory} was made by other settings: {', '.join(different)}; use those, "
-                f"or another --workdir{anew}"
+                f"{self.directory} was made by other settings: {', '.join(different)}; "
+                f"{', or '.join(ways)}"
             )
 
 

@@ -39,6 +39,13 @@ def ignored():
     preemption.watch()
     deferred()
 
+def as_in_a_notebook():
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        deferred()
+    except preemption.Preempted:
+        print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)
+
 cli.run({})
 """
 
@@ -69,5 +76,7 @@ def test_a_signal_is_one_line(name, number, named, code):
 @pytest.mark.parametrize("number", ["SIGTERM", "SIGINT"])
 def test_a_second_signal_ends_it_at_once_and_one_that_is_ignored_does_nothing(number):
     assert run("twice", number).returncode == -signal.Signals[number]
+    if number == "SIGTERM":
+        assert run("as_in_a_notebook", number).stdout == "saved\nTrue\n"
     if number == "SIGINT":
         assert (run("ignored", number).returncode, run("ignored", number).stdout) == (0, "saved\n")
