@@ -40,7 +40,7 @@ def get_config() -> ConfigDict:
                       "checkpoint_every": 200},
         },
         "guidance": {"scale": 1.5, "top_k": 0, "top_p": 0.95},
-        "flow": {"steps": 64, "order": 3, "stretch": 3.0},
+        "flow": {"steps": 32, "order": 5, "reach": 60.0},
         "pairs": {"count": 50_000, "per_shard": 10_000, "batch": 1000},
         "student": {"kind": "llamagen_student", "steps": (0, 5), "split": 16},
         "distill": {

@@ -40,7 +40,7 @@ def get_config() -> ConfigDict:
             "train": {"steps": 3000, "batch": 64, "learning_rate": 2e-3, "weight_decay": 0.05},
         },
         "guidance": {"scale": 1.0},
-        "flow": {"steps": 64, "order": 3, "stretch": 3.0},
+        "flow": {"steps": 32, "order": 5, "reach": 60.0},
         "pairs": {"count": 100_000, "per_shard": 10_000, "batch": 1000},
         "student": {"kind": "llamagen_student", "steps": (0, 5), "split": 16},
         "distill": {

@@ -58,7 +58,7 @@ def _published(size: str) -> dict[str, Any]:
             "weights": f"conversion/weights/var_{size}",
         },
         "guidance": {"scale": 1.5, "schedule": "linear", "top_k": 900, "top_p": 0.95},
-        "flow": {"steps": 64, "order": 3, "stretch": 3.0},
+        "flow": {"steps": 32, "order": 5, "reach": 60.0},
         "pairs": {"count": 1_200_000, "per_shard": 12_800, "batch": 128},
         "student": {"kind": "var_student", "steps": steps, "split": k},
         "distill": {
@@ -108,7 +108,7 @@ def _tiny() -> dict[str, Any]:
             "weights": "random",
         },
         "guidance": {"scale": 1.5, "schedule": "linear", "top_k": 40, "top_p": 0.95},
-        "flow": {"steps": 64, "order": 3, "stretch": 3.0},
+        "flow": {"steps": 32, "order": 5, "reach": 60.0},
         "pairs": {"count": 64, "per_shard": 32, "batch": 16},
         "student": {"kind": "var_student", "steps": (0, 2), "split": 2},
         "distill": {

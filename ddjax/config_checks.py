@@ -50,8 +50,8 @@ def check(c: Config) -> None:
     samples, fewest = c.evaluate.samples, c.evaluate.neighbours + 1
     _require(samples >= fewest, "evaluate.samples", samples, f">= {fewest}, neighbours + 1")
     _require(c.flow.steps >= c.flow.order, "flow.steps", c.flow.steps, ">= flow.order")
-    _require(1 <= c.flow.order <= 4, "flow.order", c.flow.order, "in 1..4")
-    _require(0 < c.flow.stretch < math.inf, "flow.stretch", c.flow.stretch, "> 0")
+    _require(1 <= c.flow.order <= 5, "flow.order", c.flow.order, "in 1..5")
+    _require(0 < c.flow.reach < math.inf, "flow.reach", c.flow.reach, "> 0")
     for where, weight in (
         ("tokenizer.commitment", c.tokenizer.commitment),
         ("tokenizer.entropy", c.tokenizer.entropy),

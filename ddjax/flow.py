@@ -17,40 +17,55 @@ import jax.numpy as jnp
 import numpy as np
 
 
+# Up to here the steps of the grid are about even, behind it each is longer than the one before by
+# the same factor. In the units of `normalise_codes`, as `reach`.
+EVEN = 3.0
+
+
 @dataclasses.dataclass(frozen=True)
 class Solver:
-    """Adams-Bashforth on the grid r_i = stretch * t_i / (1 - t_i), t_i = i / (steps + 1).
+    """Adams-Bashforth on the grid r_i = EVEN sinh(a i / steps), a such that it ends at `reach`.
 
     Attributes:
-      steps: evaluations of the velocity for each token.
-      order: 1 is Euler; the first steps climb from order 1.
-      stretch: how far the grid reaches; in units of 1 / (root mean square norm of the codes).
+      steps: evaluations of the velocity for each token; one more goes into the start.
+      order: 1 is Euler; the first steps climb, from order 2 since the slope's derivative at r = 0
+        is known.
+      reach: the last r, in units of 1 / (root mean square norm of the codes). Codes nearer to each
+        other than a few times that norm / reach may still be taken for one another there.
     """
 
-    steps: int = 64
-    order: int = 3
-    stretch: float = 3.0
+    steps: int = 32
+    order: int = 5
+    reach: float = 60.0
 
     def grid(self) -> np.ndarray:
         """[steps + 1], float64: the values of r, from 0."""
-        t = np.arange(self.steps + 1) / (self.steps + 1)
-        return self.stretch * t / (1 - t)
+        t = np.arange(self.steps + 1) / self.steps
+        return EVEN * np.sinh(np.arcsinh(self.reach / EVEN) * t)
 
     def weights(self) -> np.ndarray:
-        """[steps, order], float64: y_{i+1} = y_i + sum_j weights[i, j] f_{i-j}.
+        """[steps, order + 1], float64: y_{i+1} = y_i + sum_{j<order} weights[i, j] f_{i-j}
+        + weights[i, order] f'(0).
 
         The integral over step i of the polynomial through the last slopes (Hairer, Norsett, Wanner,
-        Solving ODEs I, III.5), for a grid whose steps are not equal.
+        Solving ODEs I, III.5), for a grid whose steps are not equal; as long as there are fewer
+        slopes than `order`, of the one that also has the derivative at r = 0.
         """
         r = self.grid()
-        table = np.zeros((self.steps, self.order))
+        table = np.zeros((self.steps, self.order + 1))
         for i in range(self.steps):
-            n = min(i + 1, self.order)
-            nodes = r[i - np.arange(n)] - r[i]
-            step = r[i + 1] - r[i]
-            powers = np.arange(n)
-            moments = step ** (powers + 1) / (powers + 1)
-            table[i, :n] = np.linalg.solve(nodes[None, :] ** powers[:, None], moments)
+            step, n = r[i + 1] - r[i], min(i + 1, self.order)
+            nodes = (r[i - np.arange(n)] - r[i]) / step
+            climbs = i + 1 < self.order
+            powers = np.arange(n + climbs)
+            conditions = nodes[None] ** powers[:, None]
+            if climbs:
+                bend = powers * nodes[-1] ** np.maximum(powers - 1, 0)
+                conditions = np.concatenate([conditions, bend[:, None]], axis=1)
+            solved = np.linalg.solve(conditions, 1 / (powers + 1))
+            table[i, :n] = step * solved[:n]
+            if climbs:
+                table[i, -1] = step**2 * solved[n]
         return table
 
 
@@ -114,29 +129,38 @@ def _solve(
     eps_NC: jax.Array, log_p_NV: jax.Array, codes_VC: jax.Array, solver: Solver
 ) -> jax.Array:
     """Ids [N] of tokens, from codes as `normalise_codes` gives them."""
-    dtype = eps_NC.dtype
-    grid = jnp.asarray(solver.grid(), dtype)
-    weights = jnp.asarray(solver.weights(), dtype)
+    y = _integrate(eps_NC, log_p_NV, codes_VC, solver)
+    posterior = posterior_logits(log_p_NV, y, float(solver.grid()[-1]), codes_VC)
+    # The arg max of what is not a number would be a code like any other.
+    ids = jnp.where(jnp.isnan(posterior).any(axis=-1), -1, jnp.argmax(posterior, axis=-1))
+    return ids.astype(jnp.int32)
+
+
+def _integrate(
+    eps_NC: jax.Array, log_p_NV: jax.Array, codes_VC: jax.Array, solver: Solver
+) -> jax.Array:
+    """y [N, C] at the last r of the grid."""
+    grid = jnp.asarray(solver.grid(), eps_NC.dtype)
+    weights = jnp.asarray(solver.weights(), eps_NC.dtype)
+
+    def slope(y: jax.Array, r: jax.Array) -> jax.Array:
+        posterior = jax.nn.softmax(posterior_logits(log_p_NV, y, r, codes_VC), axis=-1)
+        return jnp.einsum("...v,vc->...c", posterior, codes_VC, precision=jax.lax.Precision.HIGHEST)
 
     def step(carry: tuple, row: tuple) -> tuple:
         y, slopes = carry
         r, weights_row = row
-        posterior = jax.nn.softmax(posterior_logits(log_p_NV, y, r, codes_VC), axis=-1)
-        slope = jnp.einsum(
-            "...v,vc->...c", posterior, codes_VC, precision=jax.lax.Precision.HIGHEST
-        )
-        slopes = jnp.concatenate([slope[None], slopes[:-1]])
+        slopes = jnp.concatenate([slope(y, r)[None], slopes[:-1]])
         change = jnp.einsum(
-            "o,o...c->...c", weights_row, slopes, precision=jax.lax.Precision.HIGHEST
+            "o,o...c->...c", weights_row[:-1], slopes, precision=jax.lax.Precision.HIGHEST
         )
-        return (y + change, slopes), None
+        return (y + change + weights_row[-1] * bend, slopes), None
 
-    slopes = jnp.zeros((solver.order, *eps_NC.shape), dtype)
-    (y, _), _ = jax.lax.scan(step, (eps_NC, slopes), (grid[:-1], weights))
-    posterior = posterior_logits(log_p_NV, y, grid[-1], codes_VC)
-    # The arg max of what is not a number would be a code like any other.
-    ids = jnp.where(jnp.isnan(posterior).any(axis=-1), -1, jnp.argmax(posterior, axis=-1))
-    return ids.astype(jnp.int32)
+    # At r = 0 the slope does not depend on y, so this is its derivative along the path.
+    start = jnp.zeros((), eps_NC.dtype)
+    bend = jax.jvp(lambda r: slope(eps_NC, r), (start,), (jnp.ones_like(start),))[1]
+    slopes = jnp.zeros((solver.order, *eps_NC.shape), eps_NC.dtype)
+    return jax.lax.scan(step, (eps_NC, slopes), (grid[:-1], weights))[0][0]
 
 
 def nearest_ids(x: jax.Array, codes_VC: jax.Array) -> jax.Array:

@@ -28,11 +28,11 @@ _TOKENS = flags.DEFINE_integer("tokens", 16384, "Tokens to compare", lower_bound
 
 # Share of the tokens on which a scheme should agree with the fine solve.
 ENOUGH = 0.999
-FINE = flow.Solver(steps=1000, order=2, stretch=6.0)
+FINE = flow.Solver(steps=500, order=4, reach=6000.0)
 SCHEMES = [
-    flow.Solver(steps=steps, order=order, stretch=stretch)
-    for order, stretch in ((1, 3.0), (2, 3.0), (2, 4.0), (3, 2.0), (3, 3.0))
-    for steps in (16, 32, 48, 64, 96)
+    flow.Solver(steps=steps, order=order, reach=reach)
+    for order, reach in ((1, 60.0), (3, 60.0), (4, 60.0), (5, 20.0), (5, 60.0), (5, 200.0))
+    for steps in (16, 24, 32, 48, 64)
 ]
 
 
@@ -109,14 +109,14 @@ def main(config: Config) -> None:
     entropy = -(p * np.where(p > 0, probabilities, 0)).sum(1).mean()
     print(f"{len(eps)} tokens of {what}, mean entropy {entropy:.2f} nats; bias of the fine solve "
           f"{bias(fine, probabilities):.4f}\n")
-    print("| order | stretch | steps | agree with the fine solve | bias | |")
+    print("| order | reach | steps | agree with the fine solve | bias | |")
     print("| ---: | ---: | ---: | ---: | ---: | --- |")
     agreement = {}
     for scheme in dict.fromkeys([*SCHEMES, config.flow]):
         ids = np.asarray(solve(eps, log_p, codes_VC, scheme))
         agreement[scheme] = np.mean(ids == fine)
         own = "config.flow" if scheme == config.flow else ""
-        print(f"| {scheme.order} | {scheme.stretch:g} | {scheme.steps} | "
+        print(f"| {scheme.order} | {scheme.reach:g} | {scheme.steps} | "
               f"{agreement[scheme]:.2%} | {bias(ids, probabilities):.4f} | {own} |", flush=True)
     print(f"\n{answer(agreement)}\nbias: total variation between the frequencies of the tokens and "
           "the mean of their probabilities")
@@ -131,7 +131,7 @@ def answer(agreement: dict[flow.Solver, float]) -> str:
     return (
         f"the fewest steps that agree on {ENOUGH:.1%} of the tokens: "
         f"config.flow.steps={best.steps} with config.flow.order={best.order} and "
-        f"config.flow.stretch={best.stretch:g}"
+        f"config.flow.reach={best.reach:g}"
     )
 
 
