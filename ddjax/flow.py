@@ -16,7 +16,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-
 # Up to here the steps of the grid are about even, behind it each is longer than the one before by
 # the same factor. In the units of `normalise_codes`, as `reach`.
 EVEN = 3.0
@@ -139,7 +138,7 @@ def _solve(
 def _integrate(
     eps_NC: jax.Array, log_p_NV: jax.Array, codes_VC: jax.Array, solver: Solver
 ) -> jax.Array:
-    """y [N, C] at the last r of the grid."""
+    """The y [N, C] at the last r of the grid."""
     grid = jnp.asarray(solver.grid(), eps_NC.dtype)
     weights = jnp.asarray(solver.weights(), eps_NC.dtype)
 

@@ -128,7 +128,8 @@ def test_the_grid_is_even_at_first_then_each_step_longer_by_the_same_factor():
     steps = np.diff(grid)
     assert (grid[0], grid[-1]) == (0, pytest.approx(100))
     np.testing.assert_allclose(steps[:8], steps[0], rtol=0.2)
-    np.testing.assert_allclose(steps[-8:] / steps[-9:-1], np.exp(np.arcsinh(100 / 3) / 64), rtol=2e-3)
+    factor = np.exp(np.arcsinh(100 / 3) / 64)
+    np.testing.assert_allclose(steps[-8:] / steps[-9:-1], factor, rtol=2e-3)
 
 
 def distributions(vocab):
