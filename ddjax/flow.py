@@ -130,8 +130,8 @@ def _solve(
     """Ids [N] of tokens, from codes as `normalise_codes` gives them."""
     y = _integrate(eps_NC, log_p_NV, codes_VC, solver)
     posterior = posterior_logits(log_p_NV, y, float(solver.grid()[-1]), codes_VC)
-    # The arg max of what is not a number would be a code like any other.
-    ids = jnp.where(jnp.isnan(posterior).any(axis=-1), -1, jnp.argmax(posterior, axis=-1))
+    # A log-probability that is not a number has made y so; the arg max would be a code like any.
+    ids = jnp.where(jnp.isnan(y).any(axis=-1), -1, jnp.argmax(posterior, axis=-1))
     return ids.astype(jnp.int32)
 
 

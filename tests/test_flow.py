@@ -183,6 +183,17 @@ def test_extreme_inputs_give_a_valid_token(dtype, norm, vocab):
     assert np.isfinite(np.asarray(logits, np.float32)[np.arange(200), ids]).all()
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_what_is_no_log_probability_gives_minus_one_in_its_row_alone(bad):
+    log_p = np.zeros((3, 10), np.float32)
+    log_p[1, 7] = bad
+    eps = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
+    codes = jnp.asarray(unit_codes(10, 4), jnp.float32)
+    ids = flow.noise_to_ids(jnp.asarray(eps), jnp.asarray(log_p), codes, SOLVER)
+    alone = flow.noise_to_ids(jnp.asarray(eps), jnp.zeros((3, 10)), codes, SOLVER)
+    np.testing.assert_array_equal(ids, [alone[0], -1, alone[2]])
+
+
 def test_mixed_norms_one_far_code_among_tiny_ones():
     codes = jnp.asarray(np.array([[1e3, 0], [1e-3, 0], [0, 1e-3]], np.float32))
     eps = jax.random.normal(jax.random.key(0), (20_000, 2))
