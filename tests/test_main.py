@@ -376,6 +376,6 @@ def test_the_benchmark_prints_a_table_and_json_and_overwrites_nothing(folder):
 def test_solvers_prints_agreement(finished):
     code, printed = run(finished[0], "--tokens=64", module="solvers")
     assert code == 0, printed
-    rows = [line.split("|")[1:-1] for line in printed.splitlines() if line.startswith("| 3 | 3 |")]
-    assert [int(row[2]) for row in rows] == [16, 32, 48, 64, 96]
+    rows = [line.split("|")[1:-1] for line in printed.splitlines() if line.startswith("| 5 | 60 |")]
+    assert [int(row[2]) for row in rows] == [16, 24, 32, 48, 64]
     assert float(rows[-1][3].strip(" %")) >= 98  # of 64 tokens
