@@ -9,18 +9,15 @@ Images come through TFDS, or from a folder with the IDX files:
 
 from ml_collections import ConfigDict
 
-from ddjax.config_file import complete
+from ddjax.config import common, complete
 
 
 def get_config() -> ConfigDict:
     """16x16 images as 4x4 tokens of 4x4 pixels."""
     image_size, classes = 16, 10
-    classifier = {
-        "kind": "classifier",
-        "model": {"image_size": image_size, "image_channels": 1, "num_classes": classes,
-                  "channels": 16, "features": 64},
-        "train": {"steps": 1500, "batch": 128, "learning_rate": 2e-3},
-    }
+    classifier = common.classifier(
+        image_size, classes, train={"steps": 1500, "batch": 128, "learning_rate": 2e-3}
+    )
     return complete({
         "name": "fashion_mnist",
         "seed": 0,
@@ -36,26 +33,16 @@ def get_config() -> ConfigDict:
             "kind": "llamagen",
             "model": {"vocab_size": 64, "code_dim": 4, "grid": 4, "width": 96, "layers": 4,
                       "heads": 4, "num_classes": classes},
-            "label_dropout": 0.1,
             "train": {"steps": 3000, "batch": 64, "learning_rate": 2e-3, "weight_decay": 0.05},
         },
-        "guidance": {"scale": 1.0},
-        "flow": {"steps": 32, "order": 5, "reach": 60.0},
         "pairs": {"count": 100_000, "per_shard": 10_000, "batch": 1000},
         "student": {"kind": "llamagen_student", "steps": (0, 5), "split": 16},
         "distill": {
-            "cross_entropy": 1.0,
             # The perceptual loss trains the vector head, which a split of 16 never reads.
             "perceptual": 0.0,
             "perceptual_net": classifier,
             "train": {"steps": 9000, "batch": 64, "learning_rate": 2e-3},
         },
-        "evaluate": {
-            "samples": 5000,
-            "batch": 500,
-            "methods": "teacher_ar,teacher_flow,student_1step,student_2step,"
-                       "teacher_involved_2_6,refine_1,refine_2,skip_4,onestep_class,onestep_all",
-            "features": classifier,
-        },
-        "sample": {"method": "student", "first": 2, "last": 6},
+        "evaluate": {"samples": 20_000, "batch": 500, "features": classifier,
+                     "methods": common.METHODS_OF_16_TOKENS},
     })

@@ -15,11 +15,10 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from ddjax.config_file import complete
-from ddjax.errors import UserError
-from ddjax.models import llamagen
+from ddjax.config import common, complete
+from ddjax.models import llamagen_trunk
+from ddjax.runtime.errors import UserError
 
-VGG = "conversion/weights/vgg16-397923af"
 NAMES = ("B", "L", "XL", "XXL", "XXXL", "3B", "tiny")
 # Where the released students split the sequence between the two heads.
 SPLIT = {"B": 80, "L": 130}
@@ -38,12 +37,14 @@ def get_config(size: str = "L") -> ConfigDict:
 
 def _published(size: str) -> dict[str, Any]:
     image_size = 384 if size in ("XL", "XXL", "3B") else 256
-    grid = image_size // 16
-    lpips = {"kind": "lpips", "model": {"dtype": "bfloat16"}, "weights": VGG}
+    methods = (
+        "teacher_ar,teacher_flow,student_1step,student_2step,"
+        "teacher_involved_60_80,teacher_involved_40_80,teacher_involved_0_80,"
+        "refine_1,refine_2,skip_106,skip_156,onestep_class,onestep_all"
+    )
     return {
+        **common.published(methods, common.LPIPS),
         "name": f"llamagen_{size}",
-        "seed": 0,
-        "stages": "pairs,distill,evaluate,sample",
         "data": {"name": "none", "image_size": image_size, "num_classes": 1000},
         "tokenizer": {
             "kind": "llamagen_tokenizer",
@@ -54,47 +55,26 @@ def _published(size: str) -> dict[str, Any]:
         },
         "teacher": {
             "kind": "llamagen",
-            "model": {"vocab_size": 16384, "code_dim": 8, "grid": grid, "num_classes": 1000,
-                      "dtype": "bfloat16", **llamagen.SIZES[size]},
+            "model": {"vocab_size": 16384, "code_dim": 8, "grid": image_size // 16,
+                      "num_classes": 1000, "dtype": "bfloat16", **llamagen_trunk.SIZES[size]},
             "weights": f"conversion/weights/c2i_{size}_{image_size}",
         },
         "guidance": {"scale": 2.0, "top_k": 8000},
         # 99.95 % of tokens are those of a fine solve, by
         # python -m ddjax.solvers --config=configs/llamagen.py:L --codebook=16384,8 --tokens=8192
-        "flow": {"steps": 28, "order": 5, "reach": 40.0},
-        "pairs": {"count": 1_200_000, "per_shard": 12_800, "batch": 128},
+        "flow": {"steps": 28, "reach": 40.0},
         "student": {"kind": "llamagen_student", "steps": (0, 80), "split": SPLIT.get(size, 130)},
-        "distill": {
-            "cross_entropy": 1.0,
-            "perceptual": 1.0,
-            "perceptual_net": lpips,
-            "train": {"steps": 300_000, "batch": 256, "learning_rate": 1e-4, "warmup": 1000,
-                      "weight_decay": 0.05, "ema": 0.9999, "checkpoint_every": 1000},
-        },
-        "evaluate": {
-            "samples": 5000,
-            "batch": 50,
-            "methods": "teacher_ar,teacher_flow,student_1step,student_2step,"
-                       "teacher_involved_60_80,teacher_involved_40_80,teacher_involved_0_80,"
-                       "refine_1,refine_2,skip_106,skip_156,onestep_class,onestep_all",
-            "features": lpips,
-        },
-        "sample": {"method": "student", "passes": 1, "first": 60, "last": 80, "count": 20},
     }
 
 
 def _tiny() -> dict[str, Any]:
-    net = {
-        "kind": "classifier",
-        "model": {"image_size": 64, "image_channels": 3, "num_classes": 10, "channels": 8,
-                  "features": 16},
-        "weights": "random",
-    }
+    methods = (
+        "teacher_ar,teacher_flow,student_1step,student_2step,"
+        "teacher_involved_2_5,refine_1,skip_4,onestep_class"
+    )
     return {
+        **common.tiny(methods),
         "name": "llamagen_tiny",
-        "seed": 0,
-        "stages": "pairs,distill,evaluate,sample",
-        "data": {"name": "none", "image_size": 64, "num_classes": 10},
         "tokenizer": {
             "kind": "llamagen_tokenizer",
             "model": {"image_size": 64, "image_channels": 3, "vocab_size": 64, "code_dim": 8,
@@ -109,20 +89,5 @@ def _tiny() -> dict[str, Any]:
             "weights": "random",
         },
         "guidance": {"scale": 2.0, "top_k": 40},
-        "flow": {"steps": 32, "order": 5, "reach": 60.0},
-        "pairs": {"count": 64, "per_shard": 32, "batch": 16},
         "student": {"kind": "llamagen_student", "steps": (0, 5), "split": 6},
-        "distill": {
-            "perceptual_net": net,
-            "train": {"steps": 10, "batch": 4, "learning_rate": 1e-4, "warmup": 2},
-        },
-        "evaluate": {
-            "samples": 20,
-            "batch": 10,
-            "resamplings": 1,
-            "methods": "teacher_ar,teacher_flow,student_1step,student_2step,"
-                       "teacher_involved_2_5,refine_1,skip_4,onestep_class",
-            "features": net,
-        },
-        "sample": {"count": 10},
     }

@@ -14,14 +14,13 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from ddjax.config_file import complete
-from ddjax.errors import UserError
+from ddjax.config import common, complete
 from ddjax.models import var_trunk
+from ddjax.runtime.errors import UserError
 
 NAMES = (*var_trunk.SIZES, "tiny")
 # Steps and split of the released students: scales 0 and 5, for the deeper ones 0 and 4.
 STEPS = {"d16": (0, 5)}
-VGG = "conversion/weights/vgg16-397923af"
 
 
 def get_config(size: str = "d16") -> ConfigDict:
@@ -38,11 +37,14 @@ def get_config(size: str = "d16") -> ConfigDict:
 def _published(size: str) -> dict[str, Any]:
     steps = STEPS.get(size, (0, 4))
     k = steps[1]
-    lpips = {"kind": "lpips", "model": {"dtype": "bfloat16"}, "weights": VGG}
+    methods = (
+        "teacher_ar,teacher_flow,student_1step,student_2step,"
+        f"teacher_involved_{k - 1}_{k},teacher_involved_{k - 2}_{k},teacher_involved_0_{k},"
+        "refine_1,refine_2,skip_1,skip_2,onestep_class,onestep_all"
+    )
     return {
+        **common.published(methods, common.LPIPS),
         "name": f"var_{size}",
-        "seed": 0,
-        "stages": "pairs,distill,evaluate,sample",
         "data": {"name": "none", "image_size": 256, "num_classes": 1000},
         "tokenizer": {
             "kind": "var_tokenizer",
@@ -58,42 +60,19 @@ def _published(size: str) -> dict[str, Any]:
             "weights": f"conversion/weights/var_{size}",
         },
         "guidance": {"scale": 1.5, "schedule": "linear", "top_k": 900, "top_p": 0.95},
-        "flow": {"steps": 32, "order": 5, "reach": 60.0},
-        "pairs": {"count": 1_200_000, "per_shard": 12_800, "batch": 128},
         "student": {"kind": "var_student", "steps": steps, "split": k},
-        "distill": {
-            "cross_entropy": 1.0,
-            "perceptual": 1.0,
-            "perceptual_net": lpips,
-            "train": {"steps": 300_000, "batch": 256, "learning_rate": 1e-4, "warmup": 1000,
-                      "weight_decay": 0.05, "ema": 0.9999, "checkpoint_every": 1000},
-        },
-        "evaluate": {
-            "samples": 5000,
-            "batch": 50,
-            "methods": "teacher_ar,teacher_flow,student_1step,student_2step,"
-                       f"teacher_involved_{k - 1}_{k},teacher_involved_{k - 2}_{k},"
-                       f"teacher_involved_0_{k},"
-                       "refine_1,refine_2,skip_1,skip_2,onestep_class,onestep_all",
-            "features": lpips,
-        },
-        "sample": {"method": "student", "passes": 1, "first": k - 1, "last": k, "count": 20},
     }
 
 
 def _tiny() -> dict[str, Any]:
-    net = {
-        "kind": "classifier",
-        "model": {"image_size": 64, "image_channels": 3, "num_classes": 10, "channels": 8,
-                  "features": 16},
-        "weights": "random",
-    }
+    methods = (
+        "teacher_ar,teacher_flow,student_1step,student_2step,"
+        "teacher_involved_1_3,refine_1,skip_1,onestep_class"
+    )
     scales = (1, 2, 3, 4)
     return {
+        **common.tiny(methods),
         "name": "var_tiny",
-        "seed": 0,
-        "stages": "pairs,distill,evaluate,sample",
-        "data": {"name": "none", "image_size": 64, "num_classes": 10},
         "tokenizer": {
             "kind": "var_tokenizer",
             "model": {"image_size": 64, "image_channels": 3, "vocab_size": 64, "code_dim": 32,
@@ -108,20 +87,5 @@ def _tiny() -> dict[str, Any]:
             "weights": "random",
         },
         "guidance": {"scale": 1.5, "schedule": "linear", "top_k": 40, "top_p": 0.95},
-        "flow": {"steps": 32, "order": 5, "reach": 60.0},
-        "pairs": {"count": 64, "per_shard": 32, "batch": 16},
         "student": {"kind": "var_student", "steps": (0, 2), "split": 2},
-        "distill": {
-            "perceptual_net": net,
-            "train": {"steps": 10, "batch": 4, "learning_rate": 1e-4, "warmup": 2},
-        },
-        "evaluate": {
-            "samples": 20,
-            "batch": 10,
-            "resamplings": 1,
-            "methods": "teacher_ar,teacher_flow,student_1step,student_2step,"
-                       "teacher_involved_1_3,refine_1,skip_1,onestep_class",
-            "features": net,
-        },
-        "sample": {"count": 10},
     }

@@ -1,1 +1,1 @@
-"""From published PyTorch checkpoints to model folders and back; nothing else imports torch."""
+"""Conversion of published PyTorch checkpoints to model folders and back; only it needs torch."""

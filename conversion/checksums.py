@@ -1,11 +1,11 @@
-"""The checksums in a PyTorch file, a zip with a record for each tensor: PyTorch skips them."""
+"""Checksums of PyTorch files, zips with a record for each tensor; PyTorch does not compare them."""
 
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from ddjax import progress
-from ddjax.errors import UserError
+from ddjax.runtime import progress
+from ddjax.runtime.errors import UserError
 
 _MAGIC = b"PK\x03\x04"
 _CHUNK = 2**20
@@ -41,7 +41,7 @@ def verify(file: Path) -> None:
 def _refuse_ambiguous(file: Path, records: list[zipfile.ZipInfo]) -> None:
     """What is whole, but not what PyTorch would read: it maps records as if they were stored."""
     if records and min(record.header_offset for record in records) > 0:
-        raise UserError(f"{file} holds something before its zip; get the file anew")
+        raise UserError(f"{file} holds something before its zip; get the file again")
     names = set()
     for record in records:
         if record.compress_type != zipfile.ZIP_STORED:
@@ -67,4 +67,4 @@ def _read(
 
 
 def _refusal(file: Path, record: zipfile.ZipInfo, why: str) -> UserError:
-    return UserError(f"{file}: its record {record.filename!r} {why}; get the file anew")
+    return UserError(f"{file}: its record {record.filename!r} {why}; get the file again")

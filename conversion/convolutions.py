@@ -1,4 +1,4 @@
-"""Rules for what LlamaGen's and VAR's tokenizers have in common: convolutions, norms, blocks."""
+"""Rules for convolutions, norms and residual blocks, shared by LlamaGen's and VAR's tokenizers."""
 
 from conversion.tables import CONV, Rule, Transform
 

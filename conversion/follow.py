@@ -1,7 +1,7 @@
-"""Following a table of names, in both directions.
+"""Conversion by a table of names, in both directions.
 
-A table is planned on shapes alone first, so that whatever does not fit is named before any weight
-is touched; then tensors are copied one by one.
+It is planned on shapes alone first, so that whatever does not fit is named before any weight is
+read; then tensors are copied one by one.
 """
 
 import collections
@@ -12,8 +12,8 @@ from typing import NamedTuple
 import numpy as np
 
 from conversion.tables import Array, Rule, Shapes, Table, Transform
-from ddjax import progress
-from ddjax.errors import UserError
+from ddjax.runtime import progress
+from ddjax.runtime.errors import UserError
 
 
 class Move(NamedTuple):
@@ -131,7 +131,7 @@ def _piece(move: Move, tensor: Array) -> Array:
     with np.errstate(invalid="ignore"):
         finite = np.isfinite(tensor.sum(dtype=np.float64))
     if not finite:
-        raise UserError(f"{move.source} holds NaN or infinity; get or train the file anew")
+        raise UserError(f"{move.source} holds NaN or infinity; get or train the file again")
     return move.transform.forward(np.split(tensor, move.transform.parts)[move.transform.part])
 
 

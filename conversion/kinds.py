@@ -1,4 +1,4 @@
-"""Which kind of model a checkpoint is, by the names in it alone."""
+"""Kind of a checkpoint, guessed by the names of its tensors."""
 
 import re
 from collections.abc import Iterable, Sequence

@@ -1,6 +1,6 @@
-"""The names of LlamaGen's GPT, the teacher, and of its distilled student.
+"""Conversion tables of LlamaGen's GPT, the teacher, and of its distilled student.
 
-The published sizes but for the grid stand in the shapes; 3B and 7B have head widths of their own.
+Sizes are read from the shapes, but for the grid and the heads: 3B and 7B have other head widths.
 """
 
 import math
@@ -8,8 +8,8 @@ import math
 from conversion import student
 from conversion.convolutions import layer_rules
 from conversion.tables import LINEAR, Rule, Shapes, Table, count, size
-from ddjax.errors import UserError
-from ddjax.models.llamagen import GPTConfig
+from ddjax.models.llamagen_trunk import LlamaGenConfig
+from ddjax.runtime.errors import UserError
 
 _BLOCK = r"layers\.(?P<layer>\d{1,6})\."
 _BLOCKS = "trunk/transformer/blocks/"
@@ -33,7 +33,7 @@ _HEADS = {3200: 32, 4096: 32}
 
 def _gpt_config(
     shapes: Shapes, code_dim: int, num_heads: int | None, grid: int | None
-) -> GPTConfig:
+) -> LlamaGenConfig:
     vocab_size, width = (size(shapes, "output.weight", axis) for axis in (0, 1))
     if "cls_embedding.uncond_embedding" in shapes:
         tokens, caption_dim = (size(shapes, "cls_embedding.uncond_embedding", i) for i in (0, 1))
@@ -42,7 +42,7 @@ def _gpt_config(
         # The last class is the null class.
         rows = size(shapes, "cls_embedding.embedding_table.weight", 0)
         tokens, condition = 1, {"num_classes": rows - 1}
-    return GPTConfig(
+    return LlamaGenConfig(
         vocab_size=vocab_size,
         code_dim=code_dim,
         grid=_grid(shapes, tokens, grid),
@@ -62,7 +62,7 @@ def _heads(width: int) -> int:
 def _grid(shapes: Shapes, condition_tokens: int, given: int | None) -> int:
     """As given; else by the rotary table in the file, if it is one; else 16, for 256 pixels.
 
-    The table is computed anew by whoever uses the weights, and one that was left in is ignored.
+    The table is computed by whoever uses the weights, and one that was left in is ignored.
     """
     shape = shapes.get("freqs_cis", ())
     length = max(shape[0] - condition_tokens, 0) if len(shape) == 3 else 0
@@ -76,13 +76,13 @@ def _teacher_config(
     num_heads: int | None = None,
     grid: int | None = None,
     code_dim: int = 8,
-) -> GPTConfig:
+) -> LlamaGenConfig:
     return _gpt_config(shapes, code_dim, num_heads, grid)
 
 
 def _student_config(
     shapes: Shapes, *, num_heads: int | None = None, grid: int | None = None
-) -> GPTConfig:
+) -> LlamaGenConfig:
     return _gpt_config(shapes, size(shapes, "tok_embeddings.weight", 1), num_heads, grid)
 
 

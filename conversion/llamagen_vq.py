@@ -1,10 +1,10 @@
-"""The names of LlamaGen's VQ tokenizer."""
+"""Conversion table of LlamaGen's VQ tokenizer."""
 
 import numpy as np
 
 from conversion.convolutions import layer_rules, norm_rules, res_rules
 from conversion.tables import Array, Rule, Shapes, Table, count, size
-from ddjax.models.vq import VQConfig
+from ddjax.models.vq import VQTokenizerConfig
 
 
 def _attention_rules(source: str, target: str, groups: int) -> tuple[Rule, ...]:
@@ -29,14 +29,14 @@ def _half_rules(half: str) -> tuple[Rule, ...]:
     )
 
 
-def _vq_config(shapes: Shapes, *, grid: int | None = None) -> VQConfig:
+def _vq_config(shapes: Shapes, *, grid: int | None = None) -> VQTokenizerConfig:
     level = r"encoder\.conv_blocks\.(\d+)\..*"
     channels = size(shapes, "encoder.conv_in.weight", 0)
     levels = range(count(shapes, level))
     widths = [size(shapes, f"encoder.conv_blocks.{i}.res.0.conv1.weight", 0) for i in levels]
     vocab_size, code_dim = (size(shapes, "quantize.embedding.weight", axis) for axis in (0, 1))
     patch = 2 ** (len(widths) - 1)
-    return VQConfig(
+    return VQTokenizerConfig(
         image_size=patch * grid if grid else 256,
         image_channels=size(shapes, "encoder.conv_in.weight", 1),
         vocab_size=vocab_size,
@@ -48,7 +48,7 @@ def _vq_config(shapes: Shapes, *, grid: int | None = None) -> VQConfig:
     )
 
 
-def _vq_buffers(config: VQConfig) -> dict[str, Array]:
+def _vq_buffers(config: VQTokenizerConfig) -> dict[str, Array]:
     # The original's record of codes in use, which its strict loading asks for.
     return {"quantize.codebook_used": np.zeros(65536, np.float32)}
 

@@ -1,8 +1,8 @@
-"""Names of LPIPS: torchvision's VGG-16, and the weights of the distances beside it."""
+"""Conversion table of LPIPS: torchvision's VGG-16, and the weights of the distances."""
 
 from conversion.tables import CONV, Rule, Shapes, Table, Transform, size
-from ddjax.errors import UserError
 from ddjax.models.lpips import LPIPSConfig
+from ddjax.runtime.errors import UserError
 
 # Places of the convolutions in torchvision's `features`, by resolution.
 _PLACES = ((0, 2), (5, 7), (10, 12, 14), (17, 19, 21), (24, 26, 28))

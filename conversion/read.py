@@ -1,4 +1,4 @@
-"""Reading checkpoints that strangers made: nothing in them is run, and whatever is wrong is said.
+"""Checkpoint reader for untrusted files: no code in them is run, and what is wrong is named.
 
 PyTorch files are read with `weights_only=True`, which builds tensors and plain containers only,
 and mapped into memory, so that only the weights that are used take any. Before that their own
@@ -20,7 +20,7 @@ import safetensors.torch
 import torch
 
 from conversion import checksums
-from ddjax.errors import UserError
+from ddjax.runtime.errors import UserError
 
 Tensors = Mapping[str, torch.Tensor]
 
@@ -80,7 +80,7 @@ def _load(file: Path) -> Any:
         silent = isinstance(error, pickle.UnpicklingError | KeyError) or "weights_only" in message
         why = "" if silent else f" ({_first_line(message)})"
         raise UserError(
-            f"{file} is damaged, or is no checkpoint of PyTorch{why}; get it anew"
+            f"{file} is damaged, or is no checkpoint of PyTorch{why}; get it again"
         ) from None
 
 
@@ -91,7 +91,8 @@ def _load_safetensors(file: Path) -> Tensors:
         raise UserError(f"{file} cannot be read ({error})") from None
     except safetensors.SafetensorError as error:
         raise UserError(
-            f"{file} is damaged, or is no safetensors file ({_first_line(str(error))}); get it anew"
+            f"{file} is damaged, or is no safetensors file ({_first_line(str(error))}); "
+            "get it again"
         ) from None
 
 

@@ -1,4 +1,4 @@
-"""The names that the released Distilled Decoding students add to either teacher's."""
+"""Rules for what the released Distilled Decoding students add to their teachers."""
 
 from conversion.convolutions import layer_rules
 from conversion.tables import LINEAR, Rule

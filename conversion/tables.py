@@ -1,4 +1,4 @@
-"""Conversion as data: tables of rules from PyTorch's names to ours; see `conversion.follow`."""
+"""Conversion tables: rules from PyTorch's names to ours, as data; see `conversion.follow`."""
 
 import dataclasses
 import re
@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ddjax.errors import UserError
+from ddjax.runtime.errors import UserError
 
 Array = np.ndarray
 Shapes = Mapping[str, tuple[int, ...]]

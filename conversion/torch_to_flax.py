@@ -1,4 +1,4 @@
-r"""Convert a published PyTorch checkpoint into a model folder, or back.
+r"""Converter of published PyTorch checkpoints into model folders, and back.
 
     python conversion/torch_to_flax.py --model=llamagen --checkpoint=c2i_B_256.pt
     python conversion/torch_to_flax.py --model=var --checkpoint=var_d16.pth --tokenizer=vae.pth
@@ -32,8 +32,10 @@ from absl import flags
 from conversion import follow, kinds, llamagen, llamagen_vq, lpips, var, var_vq
 from conversion.read import Tensors, read
 from conversion.tables import Shapes, Table
-from ddjax import cli, files, trees, weights
-from ddjax.errors import UserError
+from ddjax import cli
+from ddjax.runtime import trees
+from ddjax.runtime.errors import UserError
+from ddjax.storage import files, model_folder
 
 TABLES = {
     table.kind: table
@@ -43,6 +45,11 @@ TABLES = {
         lpips.LPIPS,
     )
 }
+
+
+# The largest sizes that a user may say, far above any published: a grid of 256 is 4,096 pixels.
+# Larger ones would fill the memory before anything could tell that they do not fit.
+_MOST = {"grid": 256, "scales": 256, "code_dim": 4096}
 
 
 class _Integers(flags.ListParser):
@@ -119,7 +126,7 @@ def convert(
         raise UserError(f"{source} does not fit --model={model}{hint}: {error}") from None
     arrays = follow.fill(moves, lambda name: _array(name, tensors[name]), _shapes(leaves))
     try:
-        weights.write(output, table.kind, config, leaves, arrays)
+        model_folder.write(output, table.kind, config, leaves, arrays)
     except UserError as error:
         raise UserError(f"{source}: {error}") from None
     count = sum(leaf.size for leaf in leaves.values())
@@ -137,13 +144,13 @@ def restore(folder: Path, output: Path) -> str:
       UserError: the folder is damaged, or its kind has no PyTorch form; or `output` is there.
     """
     _refuse_existing(output)
-    folder = weights.model_folder(folder)
-    kind, config, arrays = weights.read(folder)
+    folder = model_folder.model_folder(folder)
+    kind, config, arrays = model_folder.read(folder)
     table = TABLES.get(kind)
     if table is None or not table.invertible:
         known = ", ".join(name for name, table in TABLES.items() if table.invertible)
         raise UserError(f"{folder} is a {kind}, which has no way back to PyTorch; {known} have")
-    weights.check(weights.own_template(folder, kind, config), arrays, str(folder))
+    model_folder.check(model_folder.own_template(folder, kind, config), arrays, str(folder))
     found = follow.invert(arrays, table) | table.buffers(config)
     found = {k: v for k, v in found.items() if not re.fullmatch(table.borrowed, k)}
     tree = _nest({name: torch.from_numpy(array) for name, array in found.items()}, table.places)
@@ -169,6 +176,11 @@ def _target(
     unused = given.keys() - inspect.signature(table.config).parameters.keys()
     if unused:
         raise UserError(f"--{min(unused)} says nothing about this model; leave it out")
+    for name, most in _MOST.items():
+        numbers = np.atleast_1d(given.get(name, 1))
+        if not numbers.size or min(numbers) < 1 or max(numbers) > most:
+            said = ",".join(map(str, numbers))
+            raise UserError(f"--{name}={said}: give whole numbers in 1..{most}, the model's own")
     empty = [name for name, shape in shapes.items() if 0 in shape]
     if empty:
         raise UserError(f"{empty[0]} is {list(shapes[empty[0]])}, which holds nothing")
@@ -176,7 +188,7 @@ def _target(
         config = table.config(shapes, **given)
     except ValueError as error:
         raise UserError(str(error)) from None
-    return config, trees.flatten(weights.template(table.kind, config))
+    return config, trees.flatten(model_folder.template(table.kind, config))
 
 
 def _shapes(leaves: Mapping[str, Any]) -> Shapes:

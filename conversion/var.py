@@ -1,4 +1,4 @@
-"""The names of VAR, the teacher, and of its distilled student.
+"""Conversion tables of VAR, the teacher, and of its distilled student.
 
 Names on the left are those of github.com/FoundationVision/VAR and of the released Distilled
 Decoding code. The teacher holds the tokenizer's quantiser, so it is converted from both files.
@@ -10,13 +10,13 @@ from conversion import student
 from conversion.convolutions import layer_rules
 from conversion.tables import LINEAR, Rule, Shapes, Table, Transform, count, size
 from conversion.var_vq import QUANTISER, RECORDS
-from ddjax.errors import UserError
-from ddjax.groups import Groups
+from ddjax.method.groups import Groups
 from ddjax.models.multiscale import SCALES
 from ddjax.models.var import block_causal_mask, student_mask
 from ddjax.models.var_trunk import VARConfig
+from ddjax.runtime.errors import UserError
 
-# The published tokenizer, of all depths.
+# The published tokenizer, the same for all depths.
 TOKENIZER_FILE = "vae_ch160v4096z32.pth"
 
 _FIRST = Transform(lambda x: x[0], lambda x: x[None])
@@ -42,6 +42,7 @@ _TRUNK = (
 )
 # What `_buffers` gives back; a checkpoint may or may not hold it.
 _BUFFERS = (r"lvl_1L", r"attn_bias_for_masking", r"blocks\.\d+\.attn\.zero_k_bias")
+
 
 def _teacher_config(shapes: Shapes, *, scales: tuple[int, ...] = SCALES) -> VARConfig:
     if "quantize.embedding.weight" not in shapes:

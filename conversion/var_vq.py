@@ -1,12 +1,12 @@
-"""The names of VAR's multi-scale tokenizer, whose quantiser its teacher holds as well."""
+"""Conversion table of VAR's multi-scale tokenizer; the teacher holds its quantiser as well."""
 
 import numpy as np
 
 from conversion.convolutions import layer_rules, norm_rules, res_rules
 from conversion.tables import CONV, IDENTITY, Array, Rule, Shapes, Table, count, size
-from ddjax.errors import UserError
 from ddjax.models.multiscale import SCALES, check_scales
-from ddjax.models.multiscale_vq import MultiscaleVQConfig
+from ddjax.models.multiscale_vq import MultiscaleTokenizerConfig
+from ddjax.runtime.errors import UserError
 
 # Resolutions in the published tokenizer: 16 pixels a token.
 LEVELS = 5
@@ -67,7 +67,7 @@ def _levels() -> tuple[Rule, ...]:
 
 def _tokenizer_config(
     shapes: Shapes, *, scales: tuple[int, ...] = SCALES
-) -> MultiscaleVQConfig:
+) -> MultiscaleTokenizerConfig:
     """Nothing in a tokenizer's shapes tells the scales."""
     check_scales(scales)
     record = "quantize.ema_vocab_hit_SV"
@@ -79,7 +79,7 @@ def _tokenizer_config(
     channels = size(shapes, "encoder.conv_in.weight", 0)
     widths = [size(shapes, f"encoder.down.{i}.block.0.conv1.weight", 0) for i in range(LEVELS)]
     vocab_size, code_dim = (size(shapes, "quantize.embedding.weight", axis) for axis in (0, 1))
-    return MultiscaleVQConfig(
+    return MultiscaleTokenizerConfig(
         image_size=scales[-1] * 2 ** (LEVELS - 1),
         image_channels=size(shapes, "encoder.conv_in.weight", 1),
         vocab_size=vocab_size,
@@ -92,7 +92,7 @@ def _tokenizer_config(
     )
 
 
-def _tokenizer_buffers(config: MultiscaleVQConfig) -> dict[str, Array]:
+def _tokenizer_buffers(config: MultiscaleTokenizerConfig) -> dict[str, Array]:
     shape = (len(config.scales), config.vocab_size)
     return {"quantize.ema_vocab_hit_SV": np.zeros(shape, np.float32)}
 

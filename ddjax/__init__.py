@@ -1,4 +1,4 @@
-"""One- and two-step image generation from autoregressive teachers: Distilled Decoding in JAX."""
+"""Distilled Decoding in JAX: one- and two-step image generation from AR teachers."""
 
 import os
 
@@ -6,6 +6,7 @@ import os
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 
-from ddjax.weights import load
+from ddjax.pipeline import Pipeline
+from ddjax.storage.model_folder import load
 
-__all__ = ["load"]
+__all__ = ["Pipeline", "load"]

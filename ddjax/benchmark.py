@@ -1,4 +1,4 @@
-"""How fast: `python -m ddjax.benchmark --config=configs/digits.py`.
+"""Benchmark: seconds an image, a training step, a pair: `python -m ddjax.benchmark --config=...`.
 
 Models of the config's sizes, with random weights where it names none that are there, on all
 devices, in steady state, compilation apart. Ratios between rows of one run mean something, seconds
@@ -8,6 +8,7 @@ of two runs on a busy machine do not.
 import contextlib
 import dataclasses
 import functools
+import importlib
 import json
 import os
 import platform
@@ -28,28 +29,25 @@ import numpy as np
 from absl import flags
 from flax import nnx
 
-from ddjax import (
-    cli,
-    data,
-    distill,
-    files,
-    flops,
-    flow,
-    pair_generation,
-    pair_store,
-    parts,
-    sample,
-    sharding,
-    train,
-)
-from ddjax.config import Config, Model
-from ddjax.errors import UserError
-from ddjax.groups import Groups
-from ddjax.methods import Method
+from ddjax import cli
+from ddjax.config.schema import Config, ModelSection
+from ddjax.data import batches, conditions
+from ddjax.method import flow, ways
+from ddjax.method.groups import Groups
+from ddjax.method.sampling import Models
+from ddjax.method.ways import Refine
 from ddjax.models import MODELS
+from ddjax.pipeline import Pipeline
+from ddjax.runtime import flops, sharding
+from ddjax.runtime.errors import UserError
+from ddjax.stages import distill, pair_generation
+from ddjax.storage import files, pair_store, run_models
+from ddjax.training import loop
 
 _BATCH = flags.DEFINE_list("batch", ["64"], "Images at once on a device, one or more: 1,8")
-_TRAIN_BATCH = flags.DEFINE_integer("train_batch", None, "Of the training step; the config's")
+_TRAIN_BATCH = flags.DEFINE_integer(
+    "train_batch", None, "Of the training step; the config's", lower_bound=1
+)
 _ONLY = flags.DEFINE_list("only", [], "Rows to measure; all by default")
 _REPEATS = flags.DEFINE_integer("repeats", 5, "Timed calls; the median counts", lower_bound=1)
 _OUTPUT = flags.DEFINE_string("output", None, "Write the JSON here too; must not exist")
@@ -72,10 +70,17 @@ def benchmark(config: Config) -> dict[str, Any]:
     models, frozen = _parts(config)
     rows, todo = [], []
     for batch in _batches():
-        todo += [(name, batch, call) for name, call in _calls(config, models, batch).items()]
+        parts = models._asdict() | {"sizes": config.teacher.model}
+        pipe = Pipeline(
+            parts.get, config.sampling, conditions.load(config), batch, jax.local_devices()
+        )
+        todo += [(name, batch, call) for name, call in _calls(config, pipe).items()]
     train_batch = _TRAIN_BATCH.value or config.distill.train.batch
     todo.append((TRAINING, train_batch, _training_step(config, models, frozen, train_batch)))
-    todo.append((READING, train_batch, _reading(config, train_batch)))
+    if _is_installed("grain", "array_record"):
+        todo.append((READING, train_batch, _reading(config, train_batch)))
+    else:
+        print(f"{READING}: not measured, Grain is not installed", file=sys.stderr)
     known = list(dict.fromkeys(name for name, _, _ in todo))
     unknown = [name for name in _ONLY.value if name not in known]
     if unknown:
@@ -101,6 +106,15 @@ def benchmark(config: Config) -> dict[str, Any]:
     }
 
 
+def _is_installed(*packages: str) -> bool:
+    try:
+        for package in packages:
+            importlib.import_module(package)
+    except ModuleNotFoundError:
+        return False
+    return True
+
+
 def _device() -> str:
     """By its maker's name; of a CPU also how many cores it has."""
     kind = jax.devices()[0].device_kind
@@ -117,54 +131,44 @@ def _batches() -> list[int]:
     except ValueError:
         batches = []
     if not batches or min(batches) < 1:
-        raise UserError(f"--batch={','.join(_BATCH.value)}: say whole numbers from 1, such as 1,8")
+        raise UserError(f"--batch={','.join(_BATCH.value)}: give whole numbers from 1, such as 1,8")
     return batches
 
 
-def _calls(config: Config, models: sample.Parts, batch: int) -> dict[str, Callable[[], Any]]:
+def _calls(config: Config, pipe: Pipeline) -> dict[str, Callable[[], Any]]:
     """What is measured at a batch, but for the training step; nothing runs yet."""
-    codes_VC, groups = models.tokenizer.codebook, config.groups
-    total = batch * sharding.devices()
+    models, groups = pipe.models(Refine(1)), config.groups
+    codes_VC, total = models.tokenizer.codebook, pipe.batch * sharding.devices()
     index = np.arange(total, dtype=np.int32)
-    shape, key = (total, groups.length, codes_VC.shape[1]), jax.random.key(1)
+    numbers, shape = pipe.conditions.number(index), (total, groups.length, codes_VC.shape[1])
     noise = np.random.default_rng(0).normal(size=shape).astype(np.float32)
-    eps, labels = sharding.rows((noise, index % config.data.num_classes), total)
-    settings, calls = sample.Settings.of(config), {}
+    nothing, calls = np.zeros((total, 0), np.int32), {}
     for name in ("teacher_ar", "student_1step", "student_2step", "refine_1"):
-        method = Method.parse(name)
-        if not method.problem(groups.count, len(config.student.steps)):
-            draw = functools.partial(_draw, method=method, settings=settings)
-            calls[name] = functools.partial(draw, models, key, eps, labels)
-    x = sharding.rows(np.asarray(codes_VC)[_ids(total, config)], total)
+        way = ways.parse(name)
+        if not way.problem(groups, config.sampling):
+            calls[name] = _drawing(pipe, way, (noise, numbers, index, nothing))
+    eps, condition = sharding.shard_batch((noise, pipe.conditions.take(numbers)), total)
+    x = sharding.shard_batch(np.asarray(codes_VC)[_ids(total, config)], total)
     calls["decode"] = lambda: _decode(models.tokenizer, x)
     calls["pairs"] = lambda: pair_generation.map_batch(
-        models.teacher, codes_VC, eps, labels, guidance=config.guidance, solver=config.flow
+        models.teacher, codes_VC, eps, condition, guidance=config.guidance, solver=config.flow
     )
-    log_p = sharding.rows(np.zeros((total, len(codes_VC)), np.float32), total)
+    log_p = sharding.shard_batch(np.zeros((total, len(codes_VC)), np.float32), total)
     calls["flow map of the pairs"] = lambda: _map_all_tokens(
         codes_VC, log_p, eps, groups, config.flow
     )
     return calls
 
 
-@functools.partial(jax.jit, static_argnames=("method", "settings"))
-def _draw(
-    models: sample.Parts, key: jax.Array, eps_BLC: jax.Array, labels_B: jax.Array, *,
-    method: Method, settings: sample.Settings,
-) -> jax.Array:
-    """`sample.draw` by every device."""
-
-    def share(
-        models: sample.Parts, key: jax.Array, eps_BLC: jax.Array, labels_B: jax.Array
-    ) -> jax.Array:
-        return sample.draw(models, eps_BLC, labels_B, key, method=method, settings=settings)
-
-    return sharding.each_device(share, whole=2)(models, key, eps_BLC, labels_B)
+def _drawing(pipe: Pipeline, way: ways.Way, batch: tuple) -> Callable[[], Any]:
+    """Drawing code vectors by a way; compiled at the first call."""
+    program = functools.cache(lambda: pipe.program(way, *batch, seed=1, want=("vectors",)))
+    return lambda: program()()
 
 
 @jax.jit
 def _decode(tokenizer: nnx.Module, x_BLC: jax.Array) -> jax.Array:
-    return sharding.each_device(lambda tokenizer, x: tokenizer.decode(x), whole=1)(
+    return sharding.per_device(lambda tokenizer, x: tokenizer.decode(x), replicated=1)(
         tokenizer, x_BLC
     )
 
@@ -191,26 +195,29 @@ def _add_ratios(rows: list[dict[str, Any]], training_flops: Callable[[int], floa
             row["share_of_a_training_step"] = row["seconds"] / step[0]
 
 
-def _parts(config: Config) -> tuple[sample.Parts, distill.Frozen]:
+def _parts(config: Config) -> tuple[Models, distill.Frozen]:
     """The models that the config names, where they are there; others with random weights."""
 
-    def there(section: Model) -> Model:
+    def there(section: ModelSection) -> ModelSection:
         return dataclasses.replace(section, weights=_weights(section))
 
     config = dataclasses.replace(
         config, teacher=there(config.teacher), tokenizer=there(config.tokenizer)
     )
-    teacher, tokenizer = (parts.load(config, Path(), name) for name in ("teacher", "tokenizer"))
-    student = sharding.whole(MODELS[config.student.kind].from_teacher(teacher, rngs=nnx.Rngs(1)))
+    teacher, tokenizer = (
+        run_models.load(config, Path(), name) for name in ("teacher", "tokenizer")
+    )
+    student_class = MODELS[config.student.kind]
+    student = sharding.replicate(student_class.from_teacher(teacher, rngs=nnx.Rngs(1)))
     net = None
     if config.distill.perceptual:
-        net = parts.load_model(there(config.distill.perceptual_net), "net", Path())
-    return sample.Parts(tokenizer, teacher, student, None), distill.Frozen(tokenizer, net)
+        net = run_models.load_model(there(config.distill.perceptual_net), "net", Path())
+    return Models(tokenizer, teacher, student), distill.Frozen(tokenizer, net)
 
 
-def _weights(section: Model) -> str:
+def _weights(section: ModelSection) -> str:
     there = section.weights and Path(section.weights).is_dir()
-    return section.weights if there else parts.RANDOM
+    return section.weights if there else run_models.RANDOM
 
 
 def _ids(batch: int, config: Config) -> np.ndarray:
@@ -225,7 +232,7 @@ def _map_all_tokens(
 ) -> list[jax.Array]:
     """The part of pair generation that is not the teacher, by every device."""
     share = functools.partial(_map_share, groups=groups, solver=solver)
-    return sharding.each_device(share, whole=1)(codes_VC, log_p_BV, eps_BLC)
+    return sharding.per_device(share, replicated=1)(codes_VC, log_p_BV, eps_BLC)
 
 
 def _map_share(
@@ -248,8 +255,8 @@ def _map_share(
 
 
 def _training_rows(config: Config, batch: int) -> dict[str, np.ndarray]:
-    index = np.arange(batch, dtype=np.int32)
-    return {"index": index, "condition": index % config.data.num_classes,
+    index, given = np.arange(batch, dtype=np.int32), conditions.load(config)
+    return {"index": index, "condition": given.take(given.number(index)),
             "ids": _ids(batch, config)}
 
 
@@ -261,7 +268,7 @@ def _reading(config: Config, batch: int) -> Callable[[], Any]:
         nonlocal batches
         if batches is None:
             batches = iter(_stored_batches(config, batch))
-        return sharding.rows(next(batches), batch)
+        return sharding.shard_batch(next(batches), batch)
 
     return read
 
@@ -274,27 +281,27 @@ def _stored_batches(config: Config, batch: int) -> Iterator[dict[str, np.ndarray
     with tempfile.TemporaryDirectory() as folder:
         store = pair_store.Store(Path(folder))
         about = {"count": count, "per_shard": count, "length": length}
-        store.create(about, {})
+        store.create(about)
         store.write(*store.shards(), np.zeros(count, np.int32), _ids(count, config))
-        with contextlib.closing(data.iterate(store.source(), batch, config.seed)) as batches:
-            yield from batches
+        with contextlib.closing(batches.iterate(store.source(), batch, config.seed)) as iterator:
+            yield from iterator
 
 
 def _training_step(
-    config: Config, models: sample.Parts, frozen: distill.Frozen, batch: int
+    config: Config, models: Models, frozen: distill.Frozen, batch: int
 ) -> Callable[[], Any]:
-    loss = functools.partial(distill.loss, config=config, noise_seed=0)
-    train.check_batch(TRAINING, dataclasses.replace(config.distill.train, batch=batch),
+    loss = distill.loss_of(config, noise_seed=0)
+    loop.check_batch(TRAINING, dataclasses.replace(config.distill.train, batch=batch),
                       sharding.devices())
-    rows, state = sharding.rows(_training_rows(config, batch), batch), None
+    rows, state = sharding.shard_batch(_training_rows(config, batch), batch), None
 
     def step() -> Any:
         nonlocal state
         if state is None:
             # A copy, since the step uses up its buffers.
             student = jax.tree.map(jnp.copy, models.student)
-            state = train.init_state(student, config.distill.train)
-        state, scalars = train.train_step(
+            state = loop.init_state(student, config.distill.train)
+        state, scalars = loop.train_step(
             state, frozen=frozen, batch=rows, key=jax.random.key(0), stop=jnp.zeros(1, bool),
             loss=loss, config=config.distill.train,
         )
@@ -304,10 +311,10 @@ def _training_step(
 
 
 def _training_flops(
-    config: Config, models: sample.Parts, frozen: distill.Frozen, batch: int
+    config: Config, models: Models, frozen: distill.Frozen, batch: int
 ) -> float:
     """Of the loss and its gradient: what the model needs, without recomputation."""
-    loss = functools.partial(distill.loss, config=config, noise_seed=0)
+    loss = distill.loss_of(config, noise_seed=0)
     grad = jax.value_and_grad(loss, has_aux=True)
     return flops.count(
         grad, models.student, frozen, _training_rows(config, batch), jax.random.key(0)

@@ -1,21 +1,26 @@
-"""What the commands share: the config flag, and errors as one line."""
+"""Command line: the config flag, and errors as one line; what all commands share."""
 
 import dataclasses
 import difflib
+import inspect
 import re
+import runpy
 import sys
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
 from absl import app, flags, logging
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
-from ddjax import config, files, hosts, preemption
-from ddjax.config import Config
-from ddjax.config_file import from_dict
-from ddjax.errors import UserError
+from ddjax.config import schema
+from ddjax.config.reading import from_dict
+from ddjax.config.schema import Config
+from ddjax.runtime import hosts, preemption
+from ddjax.runtime.errors import UserError
+from ddjax.storage import files
 
 _EXAMPLE = "give a file such as --config=configs/digits.py"
 
@@ -25,6 +30,7 @@ def start(command: Callable[[Config], None]) -> None:
     holder = config_flags.DEFINE_config_file(
         "config", None, "Which config, such as configs/digits.py"
     )
+    flags.FLAGS["config"].parser = _ConfigFile()
     run(lambda: command(from_dict(_read_config(holder))))
 
 
@@ -50,19 +56,19 @@ def run(command: Callable[..., None], *arguments: str) -> None:
             command(*given)
         except preemption.Preempted as stop:
             print(f"stopped by {stop}; start the same command again to go on", file=sys.stderr)
-            hosts.leave(stop.exit_code)
+            hosts.exit_process(stop.exit_code)
         except UserError as error:
-            hosts.leave(f"error: {_one_line(error)}")
+            hosts.exit_process(f"error: {_one_line(error)}")
         except Exception as error:
             if line := _for_people(error):
-                hosts.leave(f"error: {line}")
+                hosts.exit_process(f"error: {line}")
             if not jax.distributed.is_initialized():
                 raise
             traceback.print_exc()
-            hosts.leave(1)
+            hosts.exit_process(1)
 
     sys.unraisablehook = _unraisable
-    # What libraries log as an error they raise as well, and it is told once, where it is caught.
+    # What libraries log as an error they raise as well; it is reported once, where it is caught.
     logging.set_verbosity(logging.FATAL)
     app.run(guarded, flags_parser=_parse)
 
@@ -80,6 +86,8 @@ def _for_people(error: Exception) -> str:
             f"the device has not enough memory ({first}); lower the batch of the stage, raise "
             "config.distill.train.accumulate or config.mesh.fsdp, or ask ddjax.plan what fits"
         )
+    if isinstance(error, MemoryError):
+        return f"this machine has not enough memory ({first}); ask for less at once"
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
     return ""
@@ -93,25 +101,52 @@ def _unraisable(found: Any) -> None:
         sys.__unraisablehook__(found)
 
 
-def _one_line(error: Exception) -> str:
+def _one_line(error: Exception | str) -> str:
     """Without what a strange name in a file may hold: line ends, codes for the terminal."""
     return "".join(c if c.isprintable() else " " for c in " ".join(str(error).split()))
 
 
 def _read_config(holder: flags.FlagHolder) -> dict:
-    found = holder.value
-    if found is None:
+    if holder.value is None:
         raise UserError(f"--config is missing; {_EXAMPLE}")
-    name = config_flags.get_config_filename(flags.FLAGS[holder.name])
-    try:
-        return found.to_dict()
-    except OSError:  # ml_collections keeps a failed load for the first use
-        raise UserError(f"--config={name} cannot be read; {_EXAMPLE}") from None
-    except AttributeError:
-        raise UserError(
-            f"--config={name}: get_config gave {found!r}, must be what "
-            "ddjax.config_file.complete makes of its keys"
-        ) from None
+    return holder.value.to_dict()
+
+
+class _ConfigFile(flags.ArgumentParser):
+    """FILE.py, or FILE.py:ARGUMENT for its get_config; whatever is wrong with it is one line."""
+
+    def parse(self, argument: str) -> ConfigDict:
+        """The config that the file gives, which overrides may not add keys to."""
+        file, *behind = argument.split(":", 1)
+        if not Path(file).is_file():
+            raise UserError(f"--config={argument} cannot be read; {_EXAMPLE}")
+        try:
+            make = runpy.run_path(file)["get_config"]
+            if behind and not inspect.signature(make).parameters:
+                raise UserError(f"--config={argument}: this config takes nothing behind a colon")
+            found = make(*behind)
+        except (UserError, preemption.Preempted):
+            raise
+        except Exception as error:
+            raise UserError(f"--config={argument}: {_why(file, error)}; {_EXAMPLE}") from None
+        if not isinstance(found, ConfigDict):
+            raise UserError(
+                f"--config={argument}: get_config gave {found!r}, must be what "
+                "ddjax.config.complete makes of its keys"
+            )
+        return found.lock()
+
+
+def _why(file: str, error: Exception) -> str:
+    """Where and why a config file fails."""
+    if isinstance(error, SyntaxError) and error.filename == file:
+        return f"line {error.lineno} is no Python ({error.msg})"
+    if isinstance(error, KeyError) and error.args == ("get_config",):
+        return "it has no get_config"
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if frame.filename == file]
+    where = f"line {lines[-1]}" if lines else "it"
+    return f"{where} fails ({type(error).__name__}: {_one_line(error)})"
 
 
 def _parse(argv: list[str]) -> list[str]:
@@ -119,11 +154,9 @@ def _parse(argv: list[str]) -> list[str]:
     try:
         return flags.FLAGS(argv)
     except (UserError, flags.Error, OSError) as error:
-        text = " ".join(str(error).split())
-        if "get_config() takes 0 positional" in text:
-            flag = text.split(": Error")[0].removeprefix("flag ")
-            text = f"{flag}: this config takes nothing behind a colon"
-        sys.exit(f"error: {text}")
+        text = re.sub(r"invalid literal for int.*: ", "expected a whole number, got ", str(error))
+        text = text.replace("could not convert string to float:", "expected a number, got")
+        sys.exit(f"error: {_one_line(text)}")
     except (AttributeError, KeyError, TypeError) as error:
         if "ml_collections" not in traceback.extract_tb(error.__traceback__)[-1].filename:
             raise
@@ -131,7 +164,7 @@ def _parse(argv: list[str]) -> list[str]:
 
 
 def _keys() -> set[str]:
-    classes = filter(dataclasses.is_dataclass, vars(config).values())
+    classes = filter(dataclasses.is_dataclass, vars(schema).values())
     return {field.name for cls in classes for field in dataclasses.fields(cls)}
 
 

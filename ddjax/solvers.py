@@ -1,4 +1,4 @@
-"""Which solver is enough: `python -m ddjax.solvers --config=configs/digits.py`.
+"""Solver comparison: `python -m ddjax.solvers --config=configs/digits.py`.
 
 Takes the distributions that a finished teacher really gives along held-out trajectories, and says
 for each scheme on how many tokens it agrees with a fine float64 solve, and how far the frequencies
@@ -14,11 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from ddjax import cli, flow, keys, sample, workdir
-from ddjax.config import Config
-from ddjax.errors import UserError
-from ddjax.guidance import Guided
-from ddjax.methods import Method
+from ddjax import cli
+from ddjax.config.schema import Config
+from ddjax.method import flow
+from ddjax.method.ways import TeacherFlow
+from ddjax.pipeline import Pipeline
+from ddjax.runtime.errors import UserError
 
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "With a finished teacher; runs/NAME-OF-CONFIG by default"
@@ -38,25 +39,18 @@ SCHEMES = [
 
 def real_distributions(config: Config, root: Path, tokens: int) -> tuple[jax.Array, ...]:
     """Noise [N, C], log-probabilities [N, V] of that many tokens, and the codebook [V, C]."""
-    parts = sample.load_parts(config, root, [Method("teacher_flow")])
-    groups, codes_VC = parts.teacher.groups, parts.tokenizer.codebook
-    count = -(-tokens // groups.length)
-    key = keys.stream(config.seed, "solvers")
-    eps = keys.noise(key, jnp.arange(count), groups.length, codes_VC.shape[1])
-    labels = jnp.arange(count) % config.data.num_classes
-    _, ids = sample.draw_images(
-        parts, eps, labels, jnp.arange(count), key, method=Method("teacher_flow"),
-        settings=sample.Settings.of(config),
-    )
-    log_p = jax.jit(
-        lambda teacher: Guided(teacher, config.guidance).log_probs(ids, labels)
-    )(parts.teacher)
-    eps, log_p = (x.reshape(-1, x.shape[-1])[:tokens] for x in (eps, log_p))
+    count = -(-tokens // config.groups.length)
+    pipe = Pipeline.from_config(config, root, batch=count)
+    eps = pipe.noise(count, config.seed)
+    numbers = pipe.conditions.number(np.arange(count))
+    drawn, _ = pipe.draw(TeacherFlow(), numbers, eps, want=("log_probs",))
+    codes_VC = pipe.models(TeacherFlow()).tokenizer.codebook
+    eps, log_p = (jnp.asarray(x).reshape(-1, x.shape[-1])[:tokens] for x in (eps, drawn.log_probs))
     return eps, log_p, codes_VC
 
 
 def random_distributions(vocab: int, code_dim: int, tokens: int) -> tuple[jax.Array, ...]:
-    """As `real_distributions`, of codes on the unit sphere.
+    """Noise [N, C], log-probabilities [N, V] and a codebook [V, C] on the unit sphere.
 
     log p leans along a random direction of code space, more or less steeply from token to token,
     under noise: a teacher too prefers codes that are like each other.
@@ -75,7 +69,14 @@ def random_distributions(vocab: int, code_dim: int, tokens: int) -> tuple[jax.Ar
 def solve(
     eps: jax.Array, log_p: jax.Array, codes_VC: jax.Array, solver: flow.Solver
 ) -> jax.Array:
-    """`flow.noise_to_ids`, compiled."""
+    """Ids [N]: `flow.noise_to_ids`, compiled.
+
+    Args:
+      eps: noise [N, C].
+      log_p: log-probabilities [N, V].
+      codes_VC: the codebook.
+      solver: the scheme.
+    """
     return flow.noise_to_ids(eps, log_p, codes_VC, solver)
 
 
@@ -92,13 +93,14 @@ def main(config: Config) -> None:
         try:
             vocab, code_dim = map(int, _CODEBOOK.value)
         except ValueError:
-            raise UserError("--codebook: say two whole numbers, V,C, such as 16384,8") from None
+            vocab = code_dim = 0
+        if min(vocab, code_dim) < 1:
+            said = ",".join(_CODEBOOK.value)
+            raise UserError(f"--codebook={said}: give two whole numbers, V,C, such as 16384,8")
         what = f"random distributions over {vocab} codes of width {code_dim}"
         eps, log_p, codes_VC = random_distributions(vocab, code_dim, _TOKENS.value)
     else:
         root, what = Path(_WORKDIR.value or f"runs/{config.name}"), f"{config.name}'s teacher"
-        for needed in ("tokenizer", "teacher"):
-            workdir.Stage(root, needed, workdir.settings(config, needed)).require()
         eps, log_p, codes_VC = real_distributions(config, root, _TOKENS.value)
     probabilities = np.asarray(log_p)
     with jax.enable_x64(True):

@@ -105,11 +105,11 @@ def _follow(line: str, job: Job, flags: tuple[str, ...]) -> tuple[str, ...] | No
         return (*flags, "--config.restore=previous")
     if "python -m ddjax.pairs repair" in line:
         return flags if job.repair().code == 0 else None
-    move = re.search(r"move (\S+) aside", line)
-    if move:
-        Path(move[1]).rename(f"{move[1]}.aside")
-        return flags
-    return None
+    move = re.search(r"move (\S+?)(?:, and what is left of (\S+),)? aside", line)
+    for path in map(Path, filter(None, move.groups() if move else ())):
+        if path.exists():
+            path.rename(f"{path}.aside")
+    return flags if move else None
 
 
 def summary(rounds: list[Round], seed: int, seconds: float) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """The job that the fault campaign disturbs: every stage, as small as it gets."""
 
-from ddjax.config_file import complete
+from ddjax.config.reading import complete
 from tests import tiny
 
 
@@ -13,5 +13,5 @@ def get_config():
     for section in ("tokenizer", "teacher", "distill"):
         tree[section]["train"]["steps"] = 20  # long enough to be found between two checkpoints
     tree["evaluate"]["methods"] = "teacher_ar,student_1step,skip_4"
-    tree["evaluate"]["resamplings"] = 1
+    tree["evaluate"]["sets"] = 1
     return complete(tree)

@@ -7,9 +7,30 @@ import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_num_cpu_devices", 8)
-# They wait for each other's messages on the threads of one pool: see `ddjax.hosts.join`.
+# They wait for each other's messages on the threads of one pool: see `ddjax.runtime.hosts.join`.
 os.environ["NPROC"] = "64"
 jax.config.update("jax_cpu_enable_async_dispatch", False)
+# Most of a test is compiling; programs of tests run once or twice.
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+jax.config.update("jax_disable_most_optimizations", True)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def shared_folder(tmp_path_factory):
+    """One for all workers of the session: golden checkpoints, programs that commands compile."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    os.environ["GOLDEN_CHECKPOINTS"] = str(folder / "golden")
+    os.environ["COMPILED_PROGRAMS"] = str(folder / "compiled")
+
+
+@pytest.fixture
+def optimized():
+    """Optimized programs, for tests that compute for longer than they compile."""
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)
 
 
 @pytest.fixture

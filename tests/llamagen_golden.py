@@ -1,18 +1,12 @@
-"""A tiny LlamaGen for classes, one for captions, tokenizer, student, as PyTorch code saved them.
-
-Arrays beside them are that code's outputs, float32 on a CPU; images there are [B, C, H, W].
-"""
+"""A tiny LlamaGen for classes, one for captions, tokenizer and student; see `tests.golden`."""
 
 import functools
 import tempfile
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 
-from ddjax.guidance import Guided
-from ddjax.models import llamagen
+from ddjax.models import llamagen_trunk
 from tests import golden
 
 KINDS = {
@@ -21,12 +15,13 @@ KINDS = {
     "llamagen_vq": "llamagen_tokenizer",
     "dd_llamagen": "llamagen_student",
 }
+GRID = golden.about("llamagen_gpt_c2i")["sizes"]["grid"]
 
 
 @functools.cache
 def model(name):
     with tempfile.TemporaryDirectory() as folder:
-        return golden.converted(Path(folder), name, KINDS[name], grid=4)
+        return golden.converted(Path(folder), name, KINDS[name], grid=GRID)
 
 
 @functools.cache
@@ -42,37 +37,10 @@ def decode(x):
     return golden.decode(tokenizer(), x)
 
 
-class Recorded:
-    """A teacher whose logits are given."""
-
-    def __init__(self, groups, logits):
-        self.groups, self._logits = groups, logits
-
-    def null(self, condition):
-        return condition
-
-    def logits(self, ids, condition):
-        return self._logits
-
-
-def guided(teacher, raw, guidance):
-    """Log-probabilities [B, L, V] from the logits of both halves of the doubled batch."""
-    ids, labels = jnp.zeros(raw.shape[:2], jnp.int32), jnp.zeros(len(raw) // 2, jnp.int32)
-    return Guided(Recorded(teacher.groups, raw), guidance).log_probs(ids, labels)
-
-
-def log_softmax(logits):
-    return jax.nn.log_softmax(logits.astype(np.float32), axis=-1)
-
-
-def doubled(teacher, condition):
-    return jax.tree.map(lambda *x: jnp.concatenate(x), condition, teacher.null(condition))
-
-
 def walk(trunk, h, valid):
     """What goes into the blocks, what the first attention gives and what every block gives."""
     length = h.shape[1]
-    mask, rope = llamagen.causal_mask(valid, length, length), trunk.rope()[:length]
+    mask, rope = llamagen_trunk.causal_mask(valid, length, length), trunk.rope()[:length]
     found = {"embed": h}
     for i in range(trunk.transformer.layers):
         block = jax.tree.map(lambda x, i=i: x[i], trunk.transformer.blocks)

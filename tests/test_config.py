@@ -5,8 +5,9 @@ import json
 
 import pytest
 
-from ddjax.config_file import from_dict, plain
-from ddjax.errors import UserError
+from ddjax.config.reading import from_dict, plain
+from ddjax.runtime.errors import UserError
+from ddjax.stages import registry
 from tests import tiny
 
 
@@ -23,7 +24,6 @@ def changed(key, value):
 def test_the_tiny_config_is_right():
     config = from_dict(tiny.get_config().to_dict())
     assert config.student.steps == (0, 5)
-    assert config.sample_labels() == (0, 1, 2, 3)
     assert config.groups.count == 16
 
 
@@ -56,23 +56,22 @@ def test_the_tiny_config_is_right():
         ("evaluate.methods", "", r"evaluate\.methods: got none, must be one or more"),
         ("data.name", "none", r"tokenizer\.weights: got none, must be a model folder: with data"),
         ("data.name", "cats", r"data\.name: got cats, must be one of digits, fashion_mnist, none"),
-        ("data.num_classes", 9, r"num_classes"),
+        ("data.num_classes", 9, r"config\.teacher\.model\.num_classes: got 10, must be 9"),
+        ("data.num_classes", 0, r"config\.data\.captions: got none, must be a file of captions"),
+        ("data.captions", "x.npz", r"data\.captions: got x\.npz, must be none with data"),
         ("student.steps", (1,), r"config\.student\.steps: .*rising from 0"),
         ("student.steps", "0,x", r"config\.student\.steps: expected whole numbers, got 'x'"),
-        ("stages", "teacher,fly", r"config\.stages: got fly, must be among tokenizer"),
-        ("stages", "", r"config\.stages"),
         ("evaluate.methods", "magic", r"sampling method 'magic' is unknown; known are teacher_ar"),
         ("evaluate.methods", "skip_16", r"evaluate\.methods: skip_16: can skip 1 to 15"),
         ("evaluate.methods", "student_3step", r"student_3step: student\.steps has 2"),
         ("evaluate.methods", "teacher_involved_6_2", r"teacher_involved_6_2: needs 0 <= first"),
         ("sample.method", "refined", r"sampling method 'refined' is unknown"),
-        ("sample.labels", "3,10", r"config\.sample\.labels: got 10, must be in 0\.\.9"),
         ("sample.count", 0, r"config\.sample\.count"),
         ("guidance.top_p", 0.0, r"config\.guidance\.top_p: got 0\.0, must be in \(0, 1\]"),
         ("guidance.schedule", "wild", r"config\.guidance\.schedule"),
         ("distill.train.batch", 100, r"distill\.train\.batch: got 100, must be at most .* 48"),
         ("distill.train.learning_rate", -1.0, r"distill\.train\.learning_rate: got -1\.0"),
-        ("distill.train.warmup", 13, r"distill\.train\.warmup: got 13, must be in 0\.\.steps"),
+        ("distill.train.warmup", 12, r"distill\.train\.warmup: got 12, must be in 0\.\.11, below"),
         ("teacher.train.steps", 0, r"teacher\.train\.steps: got 0, must be >= 1"),
         ("flow.order", 9, r"config\.flow\.order"),
         ("profile", "110,100", r"config\.profile: got \(110, 100\), must be two rising"),
@@ -98,6 +97,20 @@ def test_refused(key, value, message):
     with pytest.raises(UserError, match=message) as caught:
         from_dict(changed(key, value))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("stages", "message"), [
+    ("teacher,fly", r"config\.stages: got fly, must be among tokenizer"),
+    ("", r"config\.stages: got none, must be one or more of tokenizer"),
+])
+def test_unknown_stages_are_refused(stages, message):
+    with pytest.raises(UserError, match=message):
+        registry.chosen(from_dict(changed("stages", stages)))
+
+
+def test_stages_run_in_their_order():
+    config = from_dict(changed("stages", "sample,teacher,tokenizer"))
+    assert [stage.name for stage in registry.chosen(config)] == ["tokenizer", "teacher", "sample"]
 
 
 def test_a_missing_key_is_named():
@@ -129,10 +142,12 @@ def test_a_size_that_is_not_published_is_refused(file):
 
 @pytest.mark.parametrize(
     ("tokenizer", "message"),
-    [({"scales": (1, 3, 4)}, r"teacher\.model\.scales: got \(1, 2, 4\), .* \(1, 3, 4\)"),
-     ({}, r"teacher\.model\.scales: got \(1, 2, 4\), must be the tokenizer's, none")],
+    [({"scales": (1, 3, 4)}, r"config\.teacher\.model\.scales: got 1,2,4, must be the tokenizer's, "
+                             r"1,3,4, which tokenizer\.model\.scales sets$"),
+     ({}, r"config\.teacher\.model\.scales: got 1,2,4, must be the tokenizer's, 4, which "
+          r"tokenizer\.model\.image_size sets$")],
 )
-def test_scales_are_the_tokenizers(tokenizer, message):
+def test_token_maps_are_the_tokenizers(tokenizer, message):
     tree = tiny.get_config().to_dict()
     if tokenizer:
         tree["tokenizer"] |= {"kind": "var_tokenizer"}

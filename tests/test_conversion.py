@@ -17,9 +17,9 @@ import torch
 from conversion import follow, tables, torch_to_flax
 from conversion.read import read
 from conversion.torch_to_flax import convert, restore
-from ddjax import files, weights
-from ddjax.errors import UserError
-from tests.golden import FOLDER
+from ddjax.runtime.errors import UserError
+from ddjax.storage import files, model_folder
+from tests.golden_checkpoints import checkpoint
 
 CASES = {
     "llamagen": ("llamagen_gpt_c2i", "model"),
@@ -66,9 +66,9 @@ def small(file, output, **given):
 @pytest.mark.parametrize("model", CASES)
 def test_there_and_back_is_bit_equal(tmp_path, model):
     name, key = CASES[model]
-    convert(model, [FOLDER / f"{name}.pt"], tmp_path / "m", None, {"grid": 4})
+    convert(model, [checkpoint(name)], tmp_path / "m", None, {"grid": 4})
     restore(tmp_path / "m", tmp_path / "back.pt")
-    wanted = torch.load(FOLDER / f"{name}.pt", weights_only=True)[key]
+    wanted = torch.load(checkpoint(name), weights_only=True)[key]
     found = torch.load(tmp_path / "back.pt", weights_only=True)
     for place in torch_to_flax.TABLES[model].places:
         assert found[place[0]].keys() == wanted.keys()
@@ -91,7 +91,7 @@ def test_double_precision_is_refused_since_it_would_be_rounded(tmp_path):
 def test_converting_twice_gives_the_same_digest(tmp_path):
     for name in "ab":
         small(saved(tmp_path / "x.pt", {"model": state()}), tmp_path / name)
-    assert weights.saved_digest(tmp_path / "a") == weights.saved_digest(tmp_path / "b")
+    assert model_folder.saved_digest(tmp_path / "a") == model_folder.saved_digest(tmp_path / "b")
 
 
 def allocated(function):
@@ -117,7 +117,7 @@ def test_layers_are_stacked_in_order_and_kernels_turned(tmp_path):
     """11 layers: layer 10 comes after layer 9, not after layer 1."""
     source = state(layers=11)
     small(saved(tmp_path / "x.pt", source), tmp_path / "m")
-    _, config, arrays = weights.read(tmp_path / "m")
+    _, config, arrays = model_folder.read(tmp_path / "m")
     assert (config.layers, config.width, config.num_classes, config.vocab_size) == (11, 16, 3, 8)
     stacked = arrays["trunk/transformer/blocks/attention/wqkv/kernel"]
     for i in range(11):
@@ -213,7 +213,7 @@ def test_what_is_wrong_with_a_file_is_said(tmp_path, monkeypatch):
     refused(r"x\.pt is damaged, or is no checkpoint", content=whole[: len(whole) // 2])
     refused(r"x\.pt is damaged, or is no checkpoint", content=b"not a checkpoint")
     refused(r"x\.pt is damaged, or is no checkpoint", content=b"")
-    refused(r"x\.pt is damaged, or is no checkpoint of PyTorch; get it anew", content=bytes(1000))
+    refused(r"x\.pt is damaged, or is no checkpoint of PyTorch; get it again", content=bytes(1000))
     refused(r"x\.safetensors is damaged", content=whole, suffix="safetensors")
     refused(r"x\.pt holds code \(\w+\.system\)", {"model": state(), "x": Code()})
     assert not Path("pwned").exists()
@@ -244,6 +244,13 @@ def test_sizes_that_do_not_fit_are_said(tmp_path):
         convert("llamagen", [file], tmp_path / "m", None, {})
     with pytest.raises(UserError, match="width 16 is not a multiple of heads 3"):
         small(file, tmp_path / "m", num_heads=3)
+    for name, size, most in (("grid", 10**6, 256), ("grid", 0, 256), ("code_dim", -1, 4096)):
+        message = rf"--{name}={size}: give whole numbers in 1\.\.{most}"
+        with pytest.raises(UserError, match=message):
+            small(file, tmp_path / "m", **{name: size})
+    for scales in ((1, 10**6), ()):
+        with pytest.raises(UserError, match=r"--scales=[\d,]*: give whole numbers in 1\.\.256"):
+            convert("var_student", [file], tmp_path / "m", None, {"scales": scales})
     with pytest.raises(UserError, match="--code_dim says nothing about this model; leave it out"):
         convert("llamagen_student", [file], tmp_path / "m", None, {"code_dim": 4})
 
@@ -256,11 +263,11 @@ def test_any_wrong_model_is_named_with_the_right_one(tmp_path, right, name):
     """By names alone: sizes that only the user knows are not said."""
     for wrong in torch_to_flax.TABLES.keys() - {right}:
         with pytest.raises(UserError, match=rf"--model={wrong}; it looks like --model={right}:"):
-            convert(wrong, [FOLDER / f"{name}.pt"], tmp_path / "m", None, {})
+            convert(wrong, [checkpoint(name)], tmp_path / "m", None, {})
 
 
 def test_a_student_with_a_tokenizer_beside_it_is_no_teacher(tmp_path):
-    files = [FOLDER / "dd_var.pt", FOLDER / "var_vqvae.pt"]
+    files = [checkpoint("dd_var"), checkpoint("var_vqvae")]
     with pytest.raises(UserError, match="--model=var; it looks like --model=var_student: "):
         convert("var", files, tmp_path / "m", None, {"scales": (1, 2, 3, 4)})
 
@@ -313,7 +320,7 @@ def test_a_tensor_that_is_marked_negative_is_negated(tmp_path):
     source = state()
     wanted, source["norm.weight"] = -source["norm.weight"], torch._neg_view(source["norm.weight"])
     small(saved(tmp_path / "x.pt", source), tmp_path / "m")
-    found = weights.read(tmp_path / "m")[2]["trunk/norm/scale"]
+    found = model_folder.read(tmp_path / "m")[2]["trunk/norm/scale"]
     np.testing.assert_array_equal(found, wanted.numpy())
 
 
@@ -333,24 +340,30 @@ def test_tensors_that_claim_more_than_the_file_holds_are_refused(tmp_path):
 def test_a_folder_whose_config_is_not_its_weights_goes_back_to_nothing(tmp_path):
     small(saved(tmp_path / "x.pt", state()), tmp_path / "m")
     config = tmp_path / "m" / "config.json"
-    about = json.loads(config.read_text())
-    del about["config_sha256"]  # an earlier version's folder
-    config.write_text(json.dumps(about).replace('"layers": ', '"layers": 1'))
+    text = config.read_text()
+
+    def rewrite(old, new):
+        """With a digest, as if whoever wrote it had been wrong."""
+        about = json.loads(text.replace(old, new))
+        del about["config_sha256"]
+        about["config_sha256"] = files.content_digest(about)
+        config.write_text(json.dumps(about))
+
+    rewrite('"layers": 2', '"layers": 12')
     with pytest.raises(UserError, match="blocks/attention/wqkv/kernel is float32"):
         torch_to_flax.restore(tmp_path / "m", tmp_path / "back.pt")
-    text = config.read_text()
-    for damaged in (
-        text.replace('"heads"', '"heds"'), text.replace("float32", "gloat32"),
-        text.replace('"width": 16', '"width": "16"'), "[" * 10**5,
+    for damage in (
+        lambda: rewrite('"heads"', '"heds"'), lambda: rewrite("float32", "gloat32"),
+        lambda: rewrite('"width": 16', '"width": "16"'), lambda: config.write_text("[" * 10**5),
     ):
-        config.write_text(damaged)
-        for use in (weights.load, lambda folder: restore(folder, tmp_path / "back.pt")):
+        damage()
+        for use in (model_folder.load, lambda folder: restore(folder, tmp_path / "back.pt")):
             with pytest.raises(UserError, match=r"config\.json is damaged"):
                 use(tmp_path / "m")
     config.unlink()
     config.symlink_to(config.name)
     with pytest.raises(UserError, match=r"config\.json cannot be read"):
-        weights.load(tmp_path / "m")
+        model_folder.load(tmp_path / "m")
 
 
 def test_the_command(tmp_path, monkeypatch):
@@ -374,3 +387,6 @@ def test_the_command(tmp_path, monkeypatch):
     wrong = command("--model=llamagem", f"--checkpoint={file}")
     assert wrong.returncode == 1 and wrong.stderr.count("\n") == 1
     assert "llamagem" in wrong.stderr
+    wrong = command("--model=llamagen", f"--checkpoint={file}", "--grid=large")
+    assert (wrong.returncode, wrong.stderr) == (
+        1, "error: flag --grid=large: expected a whole number, got 'large'\n")

@@ -6,9 +6,9 @@ import struct
 import numpy as np
 import pytest
 
-from ddjax import data
-from ddjax.config import Data
-from ddjax.errors import UserError
+from ddjax.config.schema import DataSection
+from ddjax.data import images
+from ddjax.runtime.errors import UserError
 
 
 def idx(array):
@@ -16,7 +16,7 @@ def idx(array):
 
 
 def fashion(folder):
-    return Data("fashion_mnist", 14, 10, str(folder))
+    return DataSection("fashion_mnist", 14, 10, str(folder))
 
 
 @pytest.fixture
@@ -30,14 +30,14 @@ def folder(tmp_path):
 
 
 def test_digits_are_in_range_with_their_labels():
-    found = data.load(Data("digits", 8, 10))
+    found = images.load(DataSection("digits", 8, 10))
     assert found["image"].shape == (1797, 8, 8, 1)
     assert found["image"].min() == -1 and found["image"].max() == 1
     assert list(found["label"][:10]) == list(range(10))
 
 
 def test_copies_keep_label_and_source_and_stay_close():
-    one, three = (data.load(Data("digits", 8, 10, copies=n)) for n in (1, 3))
+    one, three = (images.load(DataSection("digits", 8, 10, copies=n)) for n in (1, 3))
     np.testing.assert_array_equal(three["image"][:1797], one["image"])
     np.testing.assert_array_equal(three["label"][1797 : 2 * 1797], one["label"])
     np.testing.assert_array_equal(three["source"][2 * 1797 :], one["source"])
@@ -49,21 +49,21 @@ def test_copies_keep_label_and_source_and_stay_close():
 
 
 def test_idx_files_are_read_and_resized(folder):
-    found = data.load(fashion(folder))
+    found = images.load(fashion(folder))
     assert found["image"].shape == (5, 14, 14, 1)
     np.testing.assert_array_equal(found["label"], np.arange(5))
 
 
 def test_damaged_or_missing_idx_files_are_named(folder):
-    images = folder / "train-images-idx3-ubyte.gz"
-    whole = gzip.decompress(images.read_bytes())
+    file = folder / "train-images-idx3-ubyte.gz"
+    whole = gzip.decompress(file.read_bytes())
     for content in (whole[:-1], whole[:2], b"", b"PK" + whole):
-        images.write_bytes(gzip.compress(content))
+        file.write_bytes(gzip.compress(content))
         with pytest.raises(UserError, match=r"ubyte\.gz is not a whole IDX file"):
-            data.load(fashion(folder))
-    images.write_bytes(gzip.compress(whole)[:100])
+            images.load(fashion(folder))
+    file.write_bytes(gzip.compress(whole)[:100])
     with pytest.raises(UserError, match=r"ubyte\.gz cannot be read"):
-        data.load(fashion(folder))
-    images.unlink()
+        images.load(fashion(folder))
+    file.unlink()
     with pytest.raises(UserError, match=r"data\.directory: .*ubyte\[\.gz\] is missing"):
-        data.load(fashion(folder))
+        images.load(fashion(folder))

@@ -9,24 +9,24 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from ddjax import distill, pair_generation
-from ddjax.config_file import from_dict
-from ddjax.models import llamagen
+from ddjax.config.reading import from_dict
 from ddjax.models.classifier import Classifier, ClassifierConfig
-from ddjax.models.vq import Tokenizer
+from ddjax.models.llamagen import LlamaGenStudent
+from ddjax.models.vq import VQTokenizer
+from ddjax.stages import distill, pair_generation
 from tests import tiny
 
 
 @functools.cache
 def setting(**weights):
     config = from_dict(tiny.get_config().to_dict())
-    student = llamagen.Student(config.teacher.model, rngs=nnx.Rngs(0))
+    student = LlamaGenStudent(config.teacher.model, rngs=nnx.Rngs(0))
     frozen = distill.Frozen(
-        Tokenizer(config.tokenizer.model, rngs=nnx.Rngs(1)),
+        VQTokenizer(config.tokenizer.model, rngs=nnx.Rngs(1)),
         Classifier(ClassifierConfig(8, 1, 10, 4, 8), rngs=nnx.Rngs(2)),
     )
     index = jnp.arange(100, 104, dtype=jnp.int32)
-    batch = {"index": index, "condition": pair_generation.labels_of(index, 10),
+    batch = {"index": index, "condition": index % 10,
              "ids": jax.random.randint(jax.random.key(3), (4, 16), 0, 16)}
     return config, student, frozen, batch
 
@@ -43,7 +43,7 @@ def test_loss_by_hand():
     config, student, frozen, batch = setting()
     config = with_weights(config, 0.7, 0.3)
     key = jax.random.key(4)
-    loss = functools.partial(distill.loss, config=config, noise_seed=8)
+    loss = distill.loss_of(config, noise_seed=8)
     value, scalars = jax.jit(loss)(student, frozen, batch, key)
     predict = jax.jit(lambda student, x, k, label: student(x, k, label))
     compare = jax.jit(lambda f, a, b: f.perceptual_net.distance(
@@ -77,8 +77,8 @@ def test_each_loss_trains_its_own_head(weights, head, other):
     config = with_weights(config, *weights)
 
     def value(student):
-        return distill.loss(
-            student, frozen, batch, jax.random.key(0), config=config, noise_seed=0
+        return distill.loss_of(config, noise_seed=0)(
+            student, frozen, batch, jax.random.key(0)
         )[0]
 
     grads = jax.jit(jax.grad(value))(student)

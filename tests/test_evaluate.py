@@ -6,10 +6,14 @@ import re
 
 import jax
 import numpy as np
+import pytest
 
-from ddjax import evaluate, sample, sharding
-from ddjax.config_file import from_dict
-from ddjax.workdir import Stage
+from ddjax.config.reading import from_dict
+from ddjax.evaluation.reference import Reference
+from ddjax.method import ways
+from ddjax.runtime import sharding
+from ddjax.stages import evaluate, sample
+from ddjax.storage import run_models
 from tests import tiny
 
 
@@ -21,25 +25,63 @@ def config(**evaluate):
     return tree
 
 
-def test_samples_are_drawn_in_batches(tmp_path):
+@pytest.mark.parametrize("method", ["teacher_ar", "student_1step"])
+def test_what_is_drawn_does_not_depend_on_the_batch(tmp_path, method):
     tree = config(batch=3)
     tree["sample"].update(count=7, labels="3,1,4,1,5,9,2")
+    tree["sample"]["method"] = method
+    drawn = []
+    for batch in (3, 25):
+        tree["evaluate"]["batch"] = batch
+        sample.run(from_dict(tree), tmp_path / "sample" / str(batch))
+        drawn.append(np.load(tmp_path / "sample" / str(batch) / "images.npz"))
+    few, many = drawn
+    assert len(many["images"]) == 7
+    np.testing.assert_allclose(few["images"], many["images"], atol=1e-5)
+    np.testing.assert_array_equal(few["ids"], many["ids"])
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    """What is drawn for a report of two sets on one device: an evaluator, sets, reference."""
+    tree = config(methods="teacher_ar,teacher_flow,refine_16", samples=12, batch=5, sets=2)
+    tree["evaluate"]["features"] = {**tree["evaluate"]["features"], "weights": "random"}
+    run, root = from_dict(tree), tmp_path_factory.mktemp("run")
+    net = run_models.load_model(run.evaluate.features, "net", root)
+    methods = [ways.parse(name) for name in run.evaluate.methods]
     with jax.set_mesh(sharding.one_device()):
-        images, ids = sample._draw_all(from_dict(tree), tmp_path)
-        tree["evaluate"]["batch"] = 25
-        wanted, wanted_ids = sample._draw_all(from_dict(tree), tmp_path)
-    assert len(wanted) == 7
-    np.testing.assert_allclose(images, wanted, atol=1e-5)
-    np.testing.assert_array_equal(ids, wanted_ids)
+        evaluator = evaluate.Evaluator(run, root, net, methods)
+        yield evaluator, *evaluate._draw_all(evaluator, methods)
+
+
+def test_the_reference_and_all_sets_are_drawn_apart(drawn):
+    """A distance to samples that share their chance would come out too small."""
+    _, sets, reference = drawn
+    apart = [reference.ids, *(one.ids for one in sets[evaluate.TEACHER])]
+    assert len(np.unique(np.concatenate(apart), axis=0)) == 3 * 12
+    exact = np.concatenate([one.ids for one in sets[ways.TeacherFlow()]])
+    assert len(np.unique(exact, axis=0)) == 2 * 12
+
+
+def test_methods_share_the_noise_of_a_set(drawn):
+    """Refinement by as many passes as there are groups is the exact map of the same noise."""
+    evaluator, sets, reference = drawn
+    for refined, exact in zip(sets[ways.Refine(16)], sets[ways.TeacherFlow()], strict=True):
+        np.testing.assert_array_equal(refined.ids, exact.ids)
+    of_data = Reference(reference.features, None, None, 1)
+    rows = {row["method"]: row for row in evaluate._rows(sets, evaluator, of_data)}
+    assert rows["refine_16"]["tokens_equal"] == rows["teacher_flow"]["tokens_equal"] == 1
+    assert rows["refine_16"]["deviation"]["tokens_equal"] == 0
+    assert rows["teacher_ar"]["tokens_equal"] < 0.5
 
 
 def test_compiles_each_program_once(tmp_path, caplog):
     """Whatever is measured: full batches or the last, samples or data."""
-    tree = config(methods="teacher_ar,student_1step", samples=50, batch=16, resamplings=1)
+    tree = config(methods="teacher_ar,student_1step", samples=50, batch=16, sets=1)
     jax.clear_caches()
     with jax.set_mesh(sharding.one_device()), jax.log_compiles(), caplog.at_level(logging.WARNING):
-        evaluate.run(from_dict(tree), Stage(tmp_path / "evaluate", "evaluate", {}))
+        evaluate.run(from_dict(tree), tmp_path / "evaluate")
     compiled = collections.Counter(re.findall(r"Compiling jit\((\w+)\)", caplog.text))
     assert compiled["draw_images"] == 2  # methods
-    named = ("_features_and_classes", "_noise_and_labels", "reconstruct", "train_step")
+    named = ("_features_and_classes", "noise", "reconstruct", "train_step")
     assert {name: compiled[name] for name in named} == dict.fromkeys(named, 1)

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from ddjax import sharding
-from ddjax.fingerprint import fingerprints
+from ddjax.runtime import sharding
+from ddjax.storage.fingerprint import fingerprints
 
 
 def of(array):
@@ -67,11 +67,10 @@ def test_it_is_the_sum_that_it_says():
 MANY = """
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
-from ddjax import hosts, sharding
-from ddjax.config import Hosts
-from ddjax.fingerprint import fingerprints
+from ddjax.runtime import hosts, sharding
+from ddjax.storage.fingerprint import fingerprints
 
-hosts.join(Hosts())
+hosts.join("", 1, 0)
 place = NamedSharding(sharding.make_mesh(2), PartitionSpec("fsdp"))
 arrays = {str(i): jax.device_put(jax.numpy.ones((16, 32)), place) for i in range(300)}
 for _ in range(20):

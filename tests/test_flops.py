@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from ddjax import flops
+from ddjax.runtime import flops
 
 A, B = jnp.ones((3, 5, 7)), jnp.ones((3, 7, 11))
 PRODUCT = 2 * 3 * 5 * 7 * 11

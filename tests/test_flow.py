@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from ddjax import flow
-from ddjax.guidance import Guidance, truncate
+from ddjax.method import flow
+from ddjax.method.codes import normalise_codes
+from ddjax.method.guidance import Guidance, truncate
 
+pytestmark = pytest.mark.usefixtures("optimized")
 SOLVER = flow.Solver()
 
 
@@ -62,10 +64,28 @@ def test_agrees_with_a_fine_solve_in_x_and_t(x64, temperature):
     assert np.mean(ours == fine) >= 0.995  # 2 of 400
 
 
+def test_on_a_line_the_id_is_the_quantile_of_the_noise():
+    """Paths on a line never cross. Codes of all norms; more tokens than are solved at once."""
+    rng, count = np.random.default_rng(8), 3 * flow.PORTION + 10
+    line = np.cumsum(rng.uniform(0.2, 0.5, size=20))
+    order, p = rng.permutation(20), rng.dirichlet(2 * np.ones(20))  # p from left to right
+    codes, log_p = np.zeros((20, 1)), np.zeros(20)
+    codes[order, 0], log_p[order] = line, np.log(p)
+    eps = rng.normal(size=(count, 1))
+    quantile, edges = scipy.stats.norm.cdf(eps[:, 0]), np.cumsum(p)
+    ids = flow.noise_to_ids(
+        *(jnp.asarray(x, jnp.float32) for x in (eps, np.tile(log_p, (count, 1)), codes)), SOLVER
+    )
+    clear = np.abs(quantile[:, None] - edges).min(axis=1) > 0.002
+    assert clear.mean() > 0.9
+    wanted = order[np.searchsorted(edges[:-1], quantile)]
+    np.testing.assert_array_equal(np.asarray(ids)[clear], wanted[clear])
+
+
 @pytest.mark.parametrize(("order", "expected"), [(1, 1), (2, 2), (3, 3), (5, 3)])
 def test_order_of_convergence(x64, order, expected):
     """Halving the steps divides the error of y by 2^order; the start is of order 3 at best."""
-    codes = flow.normalise_codes(jnp.asarray(unit_codes(16, 3)))
+    codes = normalise_codes(jnp.asarray(unit_codes(16, 3)))
     rng = np.random.default_rng(2)
     log_p = jnp.log(rng.dirichlet(np.ones(16), size=5))
     eps = jnp.asarray(rng.normal(size=(5, 3)))

@@ -4,10 +4,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ddjax import truncation
-from ddjax.config_file import from_dict
-from ddjax.groups import Groups
-from ddjax.guidance import Guidance, Guided, truncate
+from ddjax.config.reading import from_dict
+from ddjax.method import truncation
+from ddjax.method.groups import Groups
+from ddjax.method.guidance import Guidance, Guided, truncate
 from tests import tiny
 from tests.toy import ToyTeacher
 
@@ -104,11 +104,19 @@ def test_guided_logits(guidance, strength):
     w = np.repeat(strength, sizes)[None, :, None]
     wanted = np.asarray(cond) + w * np.asarray(cond - null)
     wanted -= np.log(np.exp(wanted).sum(-1, keepdims=True))
-    np.testing.assert_allclose(Guided(teacher, guidance).log_probs(ids, label), wanted, atol=1e-5)
+    guided, starts = Guided(teacher, guidance), np.concatenate([[0], np.cumsum(sizes)])
+    np.testing.assert_allclose(guided.log_probs(ids, label), wanted, atol=1e-5)
+    for g in range(5):  # and so behind a prefix of any length, and a step behind that
+        log_p, cache = guided.prefill(label, ids[:, : starts[g]])
+        np.testing.assert_allclose(log_p, wanted[:, starts[g] : starts[g + 1]], atol=1e-5)
+        if g < 4:
+            log_p, _ = guided.step(ids[:, starts[g] : starts[g + 1]], g, cache)
+            np.testing.assert_allclose(log_p, wanted[:, starts[g + 1] : starts[g + 2]], atol=1e-5)
 
 
 def test_no_guidance_means_no_second_half():
     assert not Guidance(scale=1.0).is_guided
     assert not Guidance(scale=0.0, schedule="linear").is_guided
     assert not Guidance(scale=0.5).is_guided  # as the original
+    assert Guidance(scale=0.5, schedule="linear").is_guided
     assert from_dict(tiny.get_config().to_dict()).guidance.is_guided

@@ -7,7 +7,7 @@ import subprocess
 import numpy as np
 import pytest
 
-from ddjax import weights
+from ddjax.storage import model_folder
 from tests.test_main import ROOT, environment, run, wait_for
 from tests.test_train import losses
 
@@ -18,7 +18,7 @@ JOB = (
     "--config.stages=pairs,distill,evaluate,sample",
     "--config.distill.train.steps=20",
     "--config.evaluate.methods=teacher_flow,student_1step,refine_1,onestep_class",
-    "--config.evaluate.resamplings=1",
+    "--config.evaluate.sets=1",
 )
 
 
@@ -27,7 +27,7 @@ def start_two(workdir, *overrides):
                f"--workdir={workdir}"]
     return subprocess.Popen(
         command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        env=environment(workdir.parent / "cache"),
+        env=environment(),
     )
 
 
@@ -67,8 +67,8 @@ def test_losses_and_weights_are_those_of_one_process(roots):
     for step in wanted:
         for value in found[step]:
             np.testing.assert_allclose(value, wanted[step][0], rtol=1e-5, err_msg=str(step))
-    _, _, wanted = weights.read(roots[0] / "distill" / "model")
-    _, _, found = weights.read(roots[1] / "distill" / "model")
+    _, _, wanted = model_folder.read(roots[0] / "distill" / "model")
+    _, _, found = model_folder.read(roots[1] / "distill" / "model")
     for name, array in wanted.items():
         scale = np.abs(array).max()
         np.testing.assert_allclose(found[name], array, atol=1e-4 * scale, err_msg=name)

@@ -77,10 +77,8 @@ def test_local_refuses_what_it_does_not_understand(tools, args):
 
 def test_local_ends_the_others_when_one_fails(tools):
     tools("python", PYTHON)
-    begin = time.monotonic()
     ended = run(tools, "local.sh", "3", *ARGS, MODE="fail", ONLY="1")
     assert ended.returncode == 7
-    assert time.monotonic() - begin < 5
     assert "process 1 ended with code 7" in ended.stderr
     assert (terms(tools, 0), terms(tools, 2)) == (1, 1)
     assert_none_is_left(tools)

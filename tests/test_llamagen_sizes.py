@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from ddjax import weights
-from ddjax.models import llamagen, vq
+from ddjax.models import llamagen_trunk, vq
+from ddjax.storage import model_folder
 
 # Layers, width D and hidden width H of the feed-forward layers, as in the original.
 SIZES = {
@@ -27,10 +27,10 @@ def count(model):
 
 
 def found(kind, size, condition):
-    config = llamagen.GPTConfig(
-        vocab_size=16384, code_dim=8, grid=16, **condition, **llamagen.SIZES[size]
+    config = llamagen_trunk.LlamaGenConfig(
+        vocab_size=16384, code_dim=8, grid=16, **condition, **llamagen_trunk.SIZES[size]
     )
-    return count(weights.template(kind, config))
+    return count(model_folder.template(kind, config))
 
 
 @pytest.mark.parametrize("size, teacher, student", [
@@ -65,8 +65,8 @@ def test_numbers_of_parameters_by_hand(size, condition):
 
 
 def tokenizer(multipliers):
-    config = vq.VQConfig(256, 3, 16384, 8, 128, multipliers, 2, 256)
-    return weights.template("llamagen_tokenizer", config)
+    config = vq.VQTokenizerConfig(256, 3, 16384, 8, 128, multipliers, 2, 256)
+    return model_folder.template("llamagen_tokenizer", config)
 
 
 @pytest.mark.parametrize("multipliers, side, millions", [

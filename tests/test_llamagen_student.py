@@ -5,58 +5,59 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ddjax import flow, sample, trajectory
-from ddjax.groups import Groups
-from ddjax.guidance import Guidance
-from ddjax.methods import Method
-from tests import llamagen_golden
-from tests.golden import GUIDED, IMAGES, LOGITS, arrays, assert_all_read, assert_close, last
-from tests.llamagen_golden import compiled, decode, doubled, guided, log_softmax, tokenizer
+from ddjax.method import trajectory
+from ddjax.method.codes import nearest_ids
+from ddjax.method.groups import Groups
+from ddjax.method.guidance import Guidance
+from ddjax.method.sampling import Drawn, Models, Settings, student_sample
+from tests import drawing, llamagen_golden
+from tests.golden import (
+    GUIDED,
+    LOGITS,
+    TABLES,
+    about,
+    arrays,
+    assert_all_read,
+    assert_close,
+    assert_images,
+    doubled,
+    final,
+    guided,
+    log_softmax,
+)
+from tests.llamagen_golden import compiled, decode, tokenizer
 
 STUDENT, INVOLVED = "dd_llamagen", "combine_llamagen"
 GROUPS = Groups((1,) * 16)
-# The teacher draws the tokens from the first to before the second; the interval of its guidance.
-VARIANTS = [
-    ("a", 4, 9, -1),
-    ("b", 0, 9, -1),
-    ("c", 4, 16, -1),
-    # The original counts its interval of 1 from the first token that the teacher draws.
-    ("d", 4, 9, 5),
-    ("e", 8, 12, -1),
-]
+SPLIT, STEPS = about(STUDENT)["split"], about(STUDENT)["steps"]
+VARIANTS, SCALE = about(INVOLVED)["variants"], about(INVOLVED)["scale"]
 
 
-def student_sample(a, steps, x=None):
-    return sample.student_sample(
-        compiled(STUDENT), tokenizer().codebook, a["noise"], a["labels"], steps=steps, split=6,
-        x_BLC=x,
-    )
-
-
-def final(logits, vectors, k, x_k, ids):
-    """What the original makes of a pass: data stay, and their logits leave but one choice."""
-    is_data = np.broadcast_to(GROUPS.is_data(k), ids.shape)[..., None]
-    certain = np.where(np.arange(64) == np.asarray(ids)[..., None], 0, -np.inf)
-    return np.where(is_data, certain, logits), np.where(is_data, x_k, vectors)
+def sampled(a, steps, x=None):
+    start = x if x is None else Drawn(nearest_ids(x, tokenizer().codebook), jnp.asarray(x))
+    return student_sample(
+        compiled(STUDENT), tokenizer().codebook, a["noise"], a["labels"], steps=steps, split=SPLIT,
+        start=start,
+    ).x_BLC
 
 
 def assert_step(a, name, k, x):
     """All that the original records of one step, from X_k to the vectors that are returned."""
     x_k = trajectory.x_at(k, x, a["noise"], GROUPS)
     assert_close(x_k, a[f"{name}_x_t"], LOGITS)
-    ids = flow.nearest_ids(x_k, tokenizer().codebook)
+    ids = nearest_ids(x_k, tokenizer().codebook)
     np.testing.assert_array_equal(ids, a[f"{name}_gt_idx"])
-    logits, vectors = final(*compiled(STUDENT)(x_k, k, a["labels"]), k, x_k, ids)
+    logits, vectors = final(GROUPS, *compiled(STUDENT)(x_k, k, a["labels"]), k, x_k, ids)
     assert_close(logits, a[f"{name}_logits"], LOGITS)
     assert_close(vectors, a[f"{name}_tokens"], LOGITS)
-    x = student_sample(a, (k,), x)
+    x = sampled(a, (k,), x)
     assert_close(x, a[f"{name}_x"], LOGITS)
     return x
 
 
 @pytest.mark.parametrize("name", [STUDENT, INVOLVED])
 def test_codebook(name):
-    assert_close(tokenizer().codebook, arrays(name)["codebook"], 1e-6)
+    assert_close(tokenizer().codebook, arrays(name)["codebook"], TABLES)
 
 
 def test_student_layer_by_layer():
@@ -90,25 +91,26 @@ def test_student_at_every_k(name):
     logits, vectors = compiled(STUDENT)(x_k, k, a["labels"])
     assert_close(logits, a[f"{name}_logits"], LOGITS)
     assert_close(vectors, a[f"{name}_tokens"], LOGITS)
-    logits, vectors = final(logits, vectors, k, x_k, a["data_idx"])
+    logits, vectors = final(GROUPS, logits, vectors, k, x_k, a["data_idx"])
     assert_close(logits, a[f"{name}_final_logits"], LOGITS)
     assert_close(vectors, a[f"{name}_final_tokens"], LOGITS)
-    assert_close(student_sample(a, (k,), data), a[f"{name}_final_x_split6"], LOGITS)
+    assert_close(sampled(a, (k,), data), a[f"{name}_final_x_split6"], LOGITS)
 
 
-@pytest.mark.parametrize("name, steps", [("1step", (0,)), ("2step", (0, 5)), ("2step_t9", (0, 9))])
+@pytest.mark.parametrize("name, steps", STEPS.items())
 def test_student_samples(name, steps):
     a = arrays(STUDENT)
     x = a["noise"]
     for i, k in enumerate(steps):
         x = assert_step(a, f"{name}_s{i}", k, x)
-    np.testing.assert_array_equal(student_sample(a, steps), x)
-    assert_close((decode(x) + 1) / 2, last(a[f"{name}_images01"]), IMAGES)
+    np.testing.assert_array_equal(sampled(a, steps), x)
+    assert_images((decode(x) + 1) / 2, a[f"{name}_images01"])
 
 
-@pytest.mark.parametrize("name, first, stop", [variant[:3] for variant in VARIANTS])
-def test_steps_before_and_behind_the_teacher(name, first, stop):
+@pytest.mark.parametrize("name", VARIANTS)
+def test_steps_before_and_behind_the_teacher(name):
     a, codes = arrays(INVOLVED), tokenizer().codebook
+    first, stop = VARIANTS[name]["teacher"]
     drawn = codes[a[f"{name}_teacher_seq"]]
     drawn = np.pad(drawn, ((0, 0), (0, 16 - stop), (0, 0)))
     steps = [0] * (first > 0) + [stop] * (stop < 16)
@@ -116,30 +118,31 @@ def test_steps_before_and_behind_the_teacher(name, first, stop):
         np.testing.assert_array_equal(a[f"{name}_s{i}_t"], np.full(3, k))
         x = assert_step(a, f"{name}_s{i}", k, drawn)
         if k == 0:
-            prefix = flow.nearest_ids(x, codes)[:, :first]
+            prefix = nearest_ids(x, codes)[:, :first]
             np.testing.assert_array_equal(prefix, a[f"{name}_prefix_idx"])
 
 
-@pytest.mark.parametrize("name, first, stop, interval", VARIANTS)
-def test_teacher_involved_samples(name, first, stop, interval):
+@pytest.mark.parametrize("name", VARIANTS)
+def test_teacher_involved_samples(name):
     a, teacher = arrays(INVOLVED), compiled("llamagen_gpt_c2i")
-    guidance = Guidance(2.0, interval=interval, top_k=1)
-    parts = sample.Parts(tokenizer(), teacher, compiled(STUDENT), None)
-    settings = sample.Settings((0, 9), 6, guidance, None, 10)
+    (first, stop), interval = VARIANTS[name]["teacher"], VARIANTS[name]["interval"]
+    if interval >= 0:
+        interval += first  # the original counts from the first token that the teacher draws
+    guidance = Guidance(SCALE, interval=interval, top_k=1)
+    models = Models(tokenizer(), teacher, compiled(STUDENT))
+    settings = Settings((0, 9), SPLIT, guidance, None)
     labels = jnp.asarray(a["labels"])
-    x = sample.draw(
-        parts, jnp.asarray(a["noise"]), labels, jax.random.key(0),
-        method=Method.parse(f"teacher_involved_{first}_{stop}"), settings=settings,
-    )
+    name_of_way = f"teacher_involved_{first}_{stop}"
+    x = drawing.draw(name_of_way, models, settings, jnp.asarray(a["noise"]), labels).x_BLC
     ids = a[f"{name}_teacher_seq"]
     np.testing.assert_array_equal(x[:, :stop], tokenizer().codebook[ids])
     if stop < 16:
         step = "s1" if first else "s0"
         assert_close(x, a[f"{name}_{step}_x"], LOGITS)
-    assert_close((decode(x) + 1) / 2, last(a[f"{name}_images01"]), IMAGES)
+    assert_images((decode(x) + 1) / 2, a[f"{name}_images01"])
     whole = jnp.pad(jnp.concatenate([ids, ids]), ((0, 0), (0, 16 - stop)))
     raw = teacher.logits(whole, doubled(teacher, labels))
-    found = guided(teacher, raw, Guidance(2.0, interval=interval))[:, first:stop]
+    found = guided(teacher, raw, Guidance(SCALE, interval=interval))[:, first:stop]
     assert_close(found, log_softmax(a[f"{name}_teacher_logits"]), GUIDED)
 
 

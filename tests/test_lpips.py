@@ -11,9 +11,9 @@ from flax import nnx
 from torch.nn import functional
 
 from conversion.torch_to_flax import convert, restore
-from ddjax import weights
-from ddjax.errors import UserError
 from ddjax.models import lpips
+from ddjax.runtime.errors import UserError
+from ddjax.storage import model_folder
 
 CHANNELS = (4, 6, 8, 10, 12)
 PLACES = ((0, 2), (5, 7), (10, 12, 14), (17, 19, 21), (24, 26, 28))
@@ -45,7 +45,7 @@ def model(tensors, tmp_path_factory):
     convert("lpips", files, tmp / "m", None, {})
     with pytest.raises(UserError, match=r"m is a lpips, which has no way back to PyTorch; llama"):
         restore(tmp / "m", tmp / "back.pt")
-    return weights.load(tmp / "m")
+    return model_folder.load(tmp / "m")
 
 
 def wanted(tensors, a, b):

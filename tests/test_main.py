@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 import ddjax
-from ddjax import weights, workdir
-from ddjax.errors import UserError
+from ddjax.runtime.errors import UserError
+from ddjax.storage import model_folder
 from tests.test_storage import flip_byte
 from tests.test_train import losses
 
@@ -23,23 +23,23 @@ ROOT = Path(__file__).parent.parent
 MODELS = ("tokenizer", "teacher", "distill")
 
 
-def environment(cache):
-    # Most of a tiny run is compiling.
+def environment():
+    # Most of a tiny run is compiling, and all files run the same tiny jobs.
     return {
         **os.environ,
-        "JAX_COMPILATION_CACHE_DIR": str(cache),
+        "JAX_COMPILATION_CACHE_DIR": os.environ["COMPILED_PROGRAMS"],
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
     }
 
 
-def start(workdir, *overrides, module="main", config="tests/tiny.py", cache=None):
+def start(workdir, *overrides, module="main", config="tests/tiny.py"):
     command = [sys.executable, "-m", f"ddjax.{module}", f"--config={config}", *overrides]
     if module != "benchmark":
         command.append(f"--workdir={workdir}")
     return subprocess.Popen(
         command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        env=environment(cache or Path(workdir).parent / "cache"),
+        env=environment(),
     )
 
 
@@ -71,7 +71,7 @@ def test_every_stage_says_what_it_did(finished):
 def test_the_report_has_a_row_for_each_method(finished):
     root, output = finished
     metrics = json.loads((root / "metrics.json").read_text())
-    assert set(metrics) >= {"features", "noise", "seconds_total", "rows"}
+    assert set(metrics) >= {"features", "samples", "sets", "seconds_total", "rows"}
     assert "not FID" in metrics["features"]
     rows = {row["method"]: row for row in metrics["rows"]}
     assert list(rows) == [
@@ -81,13 +81,15 @@ def test_the_report_has_a_row_for_each_method(finished):
     ]
     assert all(set(row) == {
         "method", "fd_data", "fd_teacher", "class_accuracy", "precision", "recall",
-        "tokens_equal", "passes", "seconds_per_image", "speedup"} for row in rows.values())
+        "tokens_equal", "passes", "seconds_per_image", "speedup", "deviation",
+    } for row in rows.values())
     assert rows["teacher_flow"]["tokens_equal"] == 1
     assert rows["teacher_ar"]["speedup"] == 1
     assert rows["data_floor"]["passes"] is None and rows["skip_4"]["passes"] == 12
     assert 0 < rows["student_1step"]["tokens_equal"] < 1
     assert rows["refine_2"]["tokens_equal"] >= rows["student_1step"]["tokens_equal"]
-    assert metrics["noise"]["resamplings"] == 2
+    assert metrics["sets"] == 2 and rows["refine_1"]["deviation"]["fd_teacher"] > 0
+    assert rows["data_floor"]["deviation"]["fd_data"] is None
     assert "| student_1step |" in output and "| student_1step |" in (root / "report.md").read_text()
 
 
@@ -119,8 +121,8 @@ def test_a_second_run_does_nothing_again(finished):
 
 def test_sampling_from_a_finished_run(finished):
     root, _ = finished
-    overrides = ("--config.stages=sample", "--config.sample.method=refine",
-                 "--config.sample.passes=1", "--config.sample.labels=3,3,7")
+    overrides = ("--config.stages=sample", "--config.sample.method=refine_1",
+                 "--config.sample.labels=3,3,7")
     for seed in (5, 6):
         code, output = run(root, *overrides, f"--config.seed={seed}")
         assert code == 0, output
@@ -164,7 +166,7 @@ def test_a_config_or_workdir_of_something_else_is_one_line(folder, tmp_path):
         ({"config": file}, f"error: --config={file}: get_config gave 3, must be"),
         ({}, f"error: {file}/run/tokenizer/settings.json: Not a directory"),
     ):
-        code, output = run(file / "run", cache=folder / "cache", **options)
+        code, output = run(file / "run", **options)
         assert code == 1 and wanted in output and "Traceback" not in output
 
 
@@ -202,24 +204,11 @@ def test_load_takes_a_stage_or_a_model_folder(finished):
         ddjax.load(whole / "tokenizer", dtype="bfloat16")
     sizes = dataclasses.replace(ddjax.load(whole / "teacher").config, width=32)
     with pytest.raises(UserError, match="of other sizes than the config: width 16, not 32"):
-        weights.load(whole / "teacher", "llamagen", sizes)
-    with pytest.raises(UserError, match=r"pairs is not a model folder: .*tells no kind of model$"):
+        model_folder.load(whole / "teacher", "llamagen", sizes)
+    with pytest.raises(UserError, match=r"pairs is not a model folder: .*no kind of model; give"):
         ddjax.load(whole / "pairs")
     with pytest.raises(UserError, match="holds a llamagen, where a llamagen_student is wanted"):
-        weights.load(whole / "teacher", "llamagen_student")
-
-
-def test_two_runs_do_not_make_the_same_stage(tmp_path):
-    stage, inside = workdir.Stage(tmp_path, "pairs", {}), workdir.Stage(tmp_path, "pairs", {})
-
-    def make():
-        with pytest.raises(UserError, match="pairs: another run is at work there; wait for its"):
-            workdir.run_stage(inside, lambda: pytest.fail("made twice"))
-        return "made"
-
-    workdir.run_stage(stage, make)
-    assert stage.finished["summary"] == "made"
-    workdir.run_stage(inside, lambda: pytest.fail("made again"))  # no lock is left
+        model_folder.load(whole / "teacher", "llamagen_student")
 
 
 def test_an_unfinished_stage_is_named(folder):
@@ -260,7 +249,7 @@ def test_stopped_again_and_again_it_ends_the_same(finished, folder):
     code, output = run(root)
     assert code == 0, output
     for stage in MODELS:
-        here, there = (weights.saved_digest(r / stage / "model") for r in (root, whole))
+        here, there = (model_folder.saved_digest(r / stage / "model") for r in (root, whole))
         assert here == there, stage
         wanted, found = losses(whole / stage), losses(root / stage)
         assert found.keys() == wanted.keys()
@@ -294,7 +283,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_goes_on(finished, fold
     assert f"checkpoint {data.parent} is damaged" in output
     code, output = run(root, stages, "--config.restore=previous")
     assert code == 0, output
-    assert weights.saved_digest(root / "tokenizer" / "model") == weights.saved_digest(
+    assert model_folder.saved_digest(root / "tokenizer" / "model") == model_folder.saved_digest(
         whole / "tokenizer" / "model"
     )
 
@@ -318,20 +307,20 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_once_there_is_room(
 ):
     disk, enlarge = small_disk
     stages = "--config.stages=tokenizer"
-    code, output = run(disk / "run", stages, cache=folder / "cache")
+    code, output = run(disk / "run", stages)
     assert code == 1 and "Traceback" not in output
     last = output.replace("\r", "\n").rstrip().split("\n")[-1]
     assert last.startswith("error: the disk is full; nothing is lost."), output
     assert not (disk / "run" / "tokenizer" / "model").exists()
     assert enlarge() == 0
-    code, output = run(disk / "run", stages, cache=folder / "cache")
+    code, output = run(disk / "run", stages)
     assert code == 0, output
-    assert weights.saved_digest(disk / "run" / "tokenizer" / "model") == weights.saved_digest(
-        finished[0] / "tokenizer" / "model"
-    )
+    roots = (disk / "run", finished[0])
+    digests = {model_folder.saved_digest(root / "tokenizer" / "model") for root in roots}
+    assert len(digests) == 1
 
 
-def test_a_damaged_shard_stops_the_next_stage_and_is_made_anew(finished, folder):
+def test_a_damaged_shard_stops_the_next_stage_and_is_made_again(finished, folder):
     whole, _ = finished
     root = folder / "shard"
     shutil.copytree(whole, root)
@@ -346,10 +335,10 @@ def test_a_damaged_shard_stops_the_next_stage_and_is_made_anew(finished, folder)
     assert command in output
     repaired = subprocess.run(
         [sys.executable, *command.split()[1:]], cwd=ROOT, text=True, capture_output=True,
-        env=environment(folder / "cache"),
+        env=environment(),
     )
     assert repaired.returncode == 0, repaired.stderr
-    assert "put right: pairs-00001.array_record;" in repaired.stdout
+    assert "repaired: pairs-00001.array_record;" in repaired.stdout
     assert shard.read_bytes() == (whole / "pairs" / shard.name).read_bytes()
 
 

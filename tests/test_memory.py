@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from ddjax import memory
+from ddjax.plan import memory
 
 X, W = jnp.ones((8, 32)), jnp.ones((32, 32))
 ONE = 8 * 32 * 4

@@ -3,8 +3,13 @@
 import numpy as np
 import pytest
 
-from ddjax.metrics.frechet import frechet_distance
-from ddjax.metrics.precision_recall import precision_recall
+from ddjax.evaluation.frechet import frechet_distance
+from ddjax.evaluation.metrics import METRICS, Samples, measured
+from ddjax.evaluation.precision_recall import precision, recall
+from ddjax.evaluation.reference import Reference
+
+REAL = np.array([[0.0], [1.0], [2.0], [10.0], [11.0], [12.0]])
+FAKE = np.array([[0.4], [1.4], [1.8], [50.0]])
 
 
 def exact_gaussian(rng, count, mean, cov):
@@ -44,11 +49,50 @@ def test_frechet_with_a_dead_feature():
 
 def test_precision_recall_by_hand():
     """Two clusters of real points; the fakes sit in one of them, one fake is far away."""
-    real = np.array([[0.0], [1.0], [2.0], [10.0], [11.0], [12.0]])
-    fake = np.array([[0.4], [1.4], [1.8], [50.0]])
     # Radii to the first neighbour are 1 for the real, 1, .4, .4, 48.2 for the fake.
-    precision, recall = precision_recall(real, fake, neighbours=1)
-    assert precision == pytest.approx(3 / 4)
+    assert precision(REAL, FAKE, neighbours=1) == pytest.approx(3 / 4)
     # 0 and 2 by the first three, 1 by all, and the far fake's ball reaches down to 1.8.
-    assert recall == pytest.approx(6 / 6)
-    assert precision_recall(real, fake[:3], neighbours=1)[1] == pytest.approx(3 / 6)
+    assert recall(REAL, FAKE, neighbours=1) == pytest.approx(6 / 6)
+    assert recall(REAL, FAKE[:3], neighbours=1) == pytest.approx(3 / 6)
+
+
+def samples(features, **others):
+    ids = np.arange(12).reshape(4, 3)
+    exact = np.where(ids < 6, ids, 0)
+    return Samples(**{
+        "features_NF": features, "classes_N": np.array([0, 1, 2, 0]),
+        "labels_N": np.array([0, 1, 2, 3]), "ids_NL": ids, "exact_ids_NL": exact,
+        "passes": 5, "seconds_per_image": 0.25, "teacher_seconds_per_image": 2.0, **others,
+    })
+
+
+def test_a_row_of_the_report_by_hand():
+    """Each figure under its own name: precision and recall, data and teacher are not alike."""
+    teacher = np.array([[0.0], [2.0], [1.0], [1.0]])
+    row = measured("x", [samples(FAKE)], Reference(teacher, REAL, REAL, neighbours=1))
+
+    def distance(other):
+        a, b = FAKE.std(ddof=1), other.std(ddof=1)
+        return (FAKE.mean() - other.mean()) ** 2 + (a - b) ** 2
+
+    assert row.pop("deviation") == dict.fromkeys((metric.name for metric in METRICS), None)
+    assert row == pytest.approx({
+        "method": "x", "fd_data": distance(REAL), "fd_teacher": distance(teacher),
+        "class_accuracy": 3 / 4, "precision": 3 / 4, "recall": 6 / 6, "tokens_equal": 6 / 12,
+        "passes": 5, "seconds_per_image": 0.25, "speedup": 8.0,
+    })
+
+
+def test_a_row_of_several_sets_by_hand():
+    """Means over the sets, and standard deviations of what differs by chance."""
+    reference = Reference(REAL, REAL, REAL, neighbours=1)
+    sets = [samples(FAKE), samples(FAKE / 5, classes_N=np.zeros(4), seconds_per_image=0.75)]
+    row = measured("x", sets, reference)
+    apart = [measured("x", [one], reference) for one in sets]
+    for name in ("fd_data", "precision", "recall", "class_accuracy"):
+        pair = [one[name] for one in apart]
+        assert row[name] == pytest.approx(np.mean(pair))
+        assert row["deviation"][name] == pytest.approx(abs(pair[0] - pair[1]) / np.sqrt(2))
+    assert row["class_accuracy"] == pytest.approx(0.5)
+    assert row["seconds_per_image"] == 0.5 and row["deviation"]["seconds_per_image"] is None
+    assert row["deviation"]["passes"] is None and row["deviation"]["speedup"] is None

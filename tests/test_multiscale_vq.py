@@ -9,7 +9,17 @@ import pytest
 
 from ddjax.models import multiscale, multiscale_vq
 from tests import var_golden
-from tests.golden import IMAGES, LOGITS, arrays, assert_close, last
+from tests.golden import (
+    LOGITS,
+    MAPS,
+    RESIZED,
+    TABLES,
+    arrays,
+    assert_all_read,
+    assert_close,
+    assert_images,
+    last,
+)
 
 CASE = "var_vqvae"
 
@@ -26,7 +36,7 @@ def resized(x_BCHW, matrix):
 def test_enlarging_is_pytorchs_bicubic(size):
     a = arrays(CASE)
     found = resized(a[f"interp_in_{size}"], multiscale.bicubic_matrix(size, 16))
-    assert_close(found, a[f"interp_bicubic_{size}_to_16"], 2e-6)
+    assert_close(found, a[f"interp_bicubic_{size}_to_16"], RESIZED)
 
 
 @pytest.mark.parametrize(
@@ -51,6 +61,17 @@ def test_which_phi_a_scale_goes_through(scales):
     np.testing.assert_array_equal(found, arrays(CASE)[f"phi_index_SN{scales}"])
 
 
+def test_the_nearest_tick_tells_which_phi():
+    """For any number of scales, but for those that lie as near to two ticks."""
+    ticks = arrays(CASE)["phi_ticks"]
+    for count in range(1, 17):
+        place = np.arange(count) / max(count - 1, 1)
+        distances = np.sort(np.abs(ticks[None] - place[:, None]), axis=1)
+        is_clear = distances[:, 1] - distances[:, 0] > TABLES
+        found = ticks[list(multiscale.phi_of_scale(count))]
+        np.testing.assert_array_equal(np.abs(found - place)[is_clear], distances[is_clear, 0])
+
+
 @pytest.mark.parametrize("phi", range(4))
 def test_phi(phi):
     """The last of four scales goes through the last phi, unresized; turn the table to get each."""
@@ -59,7 +80,7 @@ def test_phi(phi):
         table = jnp.roll(getattr(quantiser, name)[...], 3 - phi, axis=0)
         setattr(quantiser, name, type(quantiser.embedding)(table))
     vectors = last(arrays(CASE)["phi_in"]).reshape(2, 16, 32)
-    assert_close(quantiser.spread(vectors, 3), last(arrays(CASE)[f"phi_out_{phi}"]), 5e-6)
+    assert_close(quantiser.spread(vectors, 3), last(arrays(CASE)[f"phi_out_{phi}"]), MAPS)
 
 
 def test_encode():
@@ -78,18 +99,23 @@ def test_encode():
 
 @pytest.mark.parametrize("kind", ["code", "cont"])
 def test_maps_and_next_inputs(kind):
-    """After each scale, for code vectors and for any others; and what a teacher reads of them."""
+    """After each scale, for code vectors and for any others; and what a teacher reads of them.
+
+    The quantiser makes the maps of its codes on the way.
+    """
     a, quantiser = arrays(CASE), var_golden.tokenizer().quantiser
     x = quantiser.codebook[ids()] if kind == "code" else a["cont_BLC"]
     maps = quantiser.maps(jnp.asarray(x))
     np.testing.assert_array_equal(maps[0], 0)
     for scale in range(4):
-        assert_close(maps[scale + 1], last(a[f"{kind}_gnai_f_hat_{scale}"]), 5e-6)
+        assert_close(maps[scale + 1], last(a[f"{kind}_gnai_f_hat_{scale}"]), MAPS)
+        if kind == "code":
+            assert_close(maps[scale + 1], last(a[f"f_hat_{scale}"]), MAPS)
         wanted = last(a[f"{kind}_gnai_next_{scale}"])
         found = quantiser.shrink(maps[scale + 1], min(scale + 1, 3))
-        assert_close(found, wanted.reshape(found.shape), 5e-6)
+        assert_close(found, wanted.reshape(found.shape), MAPS)
     if kind == "code":
-        assert_close(quantiser.inputs(maps[:-1]), a["var_input"], 5e-6)
+        assert_close(quantiser.inputs(maps[:-1]), a["var_input"], MAPS)
 
 
 def test_maps_of_the_first_scales_are_those_of_all():
@@ -104,10 +130,25 @@ def test_maps_of_the_first_scales_are_those_of_all():
 def test_decode(kind):
     a = arrays(CASE)
     x = var_golden.tokenizer().codebook[ids()] if kind == "code" else a["cont_BLC"]
-    wanted = last(a[f"{kind}_img_unclamped"])
-    assert np.abs(wanted).max() > 1  # so that the clamp is seen
-    assert_close(var_golden.decode(x), np.clip(wanted, -1, 1), IMAGES)
-    assert_close(np.clip(wanted, -1, 1), last(a[f"{kind}_img"]), 0)
+    assert_images(var_golden.decode(x), a[f"{kind}_img"])
+
+
+def test_images_before_the_clamp_and_after_each_scale():
+    a, tokenizer = arrays(CASE), var_golden.tokenizer()
+
+    @jax.jit
+    def images(tokenizer, maps):
+        return tokenizer.decoder(tokenizer.post_quant_conv(maps))
+
+    after_scales = tokenizer.quantiser.maps(tokenizer.codebook[ids()])[1:]
+    continuous = tokenizer.quantiser.maps(jnp.asarray(a["cont_BLC"]))[-1]
+    found = images(tokenizer, jnp.concatenate([*after_scales, continuous])).reshape(5, 2, 64, 64, 3)
+    for image, kind in zip(found[3:], ("code", "cont"), strict=True):
+        assert np.abs(image).max() > 1  # so that the clamp is seen
+        assert_images(image, a[f"{kind}_img_unclamped"])
+    for image, scale in zip(np.clip(found, -1, 1), (0, 1, 2, 3), strict=False):
+        assert_images(image, a[f"idxBl_to_img_{scale}"])
+    assert_images(np.clip(found[3], -1, 1), a["idxBl_to_img_last"])
 
 
 @pytest.mark.parametrize(
@@ -117,4 +158,10 @@ def test_decode(kind):
 )
 def test_scales_that_cannot_be_are_refused(scales, message):
     with pytest.raises(ValueError, match=message):
-        multiscale_vq.MultiscaleVQConfig(64, 3, 64, 32, 32, (1, 1, 2, 2, 4), 2, 32, scales=scales)
+        multiscale_vq.MultiscaleTokenizerConfig(
+            64, 3, 64, 32, 32, (1, 1, 2, 2, 4), 2, 32, scales=scales
+        )
+
+
+def test_no_array_is_left_out(request):
+    assert_all_read(request, CASE)

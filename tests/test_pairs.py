@@ -1,6 +1,7 @@
 """The pair store: what is in a shard, restarts, damage; and the noise that is never stored."""
 
 import dataclasses
+import functools
 import hashlib
 import shutil
 import signal
@@ -10,25 +11,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
-from ddjax import (
-    data,
-    files,
-    flow,
-    keys,
-    pair_generation,
-    pair_store,
-    pairs,
-    preemption,
-    trees,
-    weights,
-    workdir,
-)
-from ddjax.config_file import from_dict
-from ddjax.errors import UserError
-from ddjax.pair_store import Store
+from ddjax import pairs as pairs_command
+from ddjax.config.reading import from_dict, plain
+from ddjax.data.sources import Arrays
+from ddjax.method import flow, keys, trajectory
+from ddjax.method.guidance import Guidance, Guided
+from ddjax.runtime import preemption, trees
+from ddjax.runtime.errors import UserError
+from ddjax.stages import distill, pair_generation, pairs
+from ddjax.storage import files, model_folder, pair_store, run_models, workdir
+from ddjax.storage.pair_store import Store
+from ddjax.training import loop
 from tests import tiny
-from tests.test_storage import flip_byte
+from tests.test_storage import assert_trees_equal, flip_byte
 
 ABOUT = {"teacher": "abc", "settings": {"seed": 3}, "count": 25, "per_shard": 10, "length": 6}
 
@@ -40,7 +37,7 @@ def rows(first, stop):
 
 def fill(directory):
     store = Store(directory)
-    store.create(ABOUT, {})
+    store.create(ABOUT)
     store.write("pairs-00001.array_record", *rows(10, 20))  # in any order
     store.write("pairs-00000.array_record", *rows(0, 10))
     store.write("pairs-00002.array_record", *rows(20, 25))
@@ -61,7 +58,7 @@ def test_pairs_are_the_same_on_disk_and_in_memory(tmp_path, monkeypatch, limit):
     store, wanted = fill(tmp_path), np.array([23, 0, 9, 10, 23])
     monkeypatch.setattr(pair_store, "IN_MEMORY", limit)
     source = store.source()
-    assert isinstance(source, data.Arrays if limit else pair_store.PairSource)
+    assert isinstance(source, Arrays if limit else pair_store.PairSource)
     found, every = source.take(wanted), store.all()
     assert len(source) == 25 and found.keys() == every.keys()
     for name, array in found.items():
@@ -74,12 +71,12 @@ def test_files_are_the_same_bytes_every_time(tmp_path):
         fill(tmp_path / name)
         digests.append([hashlib.sha256(p.read_bytes()).hexdigest()
                         for p in sorted((tmp_path / name).iterdir())])
-    assert digests[0] == digests[1] and len(digests[0]) == 5
+    assert digests[0] == digests[1] and len(digests[0]) == 4
 
 
 def test_a_llamagen_pair_takes_at_most_600_bytes(tmp_path):
     store = Store(tmp_path)
-    store.create({**ABOUT, "length": 256}, {})
+    store.create({**ABOUT, "length": 256})
     ids = np.random.default_rng(0).integers(0, 16384, size=(10_000, 256))
     store.write("pairs-00000.array_record", np.zeros(10_000), ids)
     assert (tmp_path / "pairs-00000.array_record").stat().st_size <= 600 * 10_000
@@ -93,9 +90,9 @@ def test_a_damaged_shard_is_named(tmp_path, damage):
         flip_byte(path, 700)
     else:
         path.write_bytes(path.read_bytes()[:-10])
-    message = (r"pairs-00001\.array_record is damaged; make just these anew with: "
+    message = (r"pairs-00001\.array_record is damaged; make just these again with: "
                rf"python -m ddjax\.pairs repair {tmp_path.parent}$")
-    for use in (store.source, store.verify, lambda: store.create(ABOUT, {})):
+    for use in (store.source, store.verify, lambda: store.create(ABOUT)):
         with pytest.raises(UserError, match=message):
             use()
 
@@ -129,7 +126,7 @@ def test_a_missing_shard_is_named_and_can_be_put_back(tmp_path):
     path.unlink()
     with pytest.raises(UserError, match=r"pairs-00001\.array_record is missing; "):
         store.source()
-    store.create(ABOUT, {})
+    store.create(ABOUT)
     assert store.problems() == {path.name: "is missing"}
     store.write(path.name, *rows(10, 20))
     assert path.read_bytes() == before
@@ -150,16 +147,16 @@ def test_only_the_very_same_shard_is_put_back(tmp_path):
 
 def test_other_settings_are_refused(tmp_path):
     fill(tmp_path)
-    Store(tmp_path).create(ABOUT, {})
+    Store(tmp_path).create(ABOUT)
     with pytest.raises(UserError, match="another teacher"):
-        Store(tmp_path).create({**ABOUT, "teacher": "xyz"}, {})
+        Store(tmp_path).create({**ABOUT, "teacher": "xyz"})
 
 
 def test_an_incomplete_store_is_refused(tmp_path):
     store = Store(tmp_path)
     with pytest.raises(UserError, match=r"manifest\.json is missing; run the stage pairs"):
         store.source()
-    store.create(ABOUT, {})
+    store.create(ABOUT)
     store.write("pairs-00000.array_record", *rows(0, 10))
     with pytest.raises(UserError, match=r"pairs-00001.* is missing; .*pairs-00002.* is missing"):
         store.source()
@@ -176,19 +173,78 @@ def arrays_of(template):
 def made(tmp_path_factory):
     """A workdir of pairs, and its config."""
     tree, root = tiny.get_config().to_dict(), tmp_path_factory.mktemp("run")
+    tree["seed"] = 3
     for name in ("tokenizer", "teacher"):
         tree[name]["weights"] = str(root / "weights" / name)
     config = from_dict(tree)
     for section in (config.tokenizer, config.teacher):
-        template = weights.template(section.kind, section.model)
-        model = weights.fill(template, arrays_of(template), "random")
-        weights.save(Path(section.weights), section.kind, model)
-    pairs.run(config, workdir.Stage(root, "pairs", {}))
+        template = model_folder.template(section.kind, section.model)
+        model = model_folder.fill(template, arrays_of(template), "random")
+        model_folder.save(Path(section.weights), section.kind, model)
+    make(config, root)
     return config, root
 
 
+def make(config, root):
+    """The stage in its folder."""
+    folder = workdir.Folder(root / "pairs", {})
+    folder.begin(plain(config))
+    return pairs.run(config, folder.directory)
+
+
+def test_stored_ids_are_the_map_of_the_noise_of_their_index(made):
+    """The student's loss draws this noise anew, and could not tell that it is another."""
+    config, root = made
+    stored = Store(root / "pairs").all()
+    index = np.array([0, 13, 19, 20, 31, 47])  # all shards, their first and their last
+    np.testing.assert_array_equal(stored["condition"][index], index % 10)
+    teacher, tokenizer = (run_models.load(config, root, name) for name in ("teacher", "tokenizer"))
+    eps = pair_generation.noise_of(3, index, 16, 4)
+
+    @functools.partial(jax.jit, static_argnames="guidance")
+    def mapped(teacher, codes, guidance):
+        guided = Guided(teacher, guidance)
+        return trajectory.map_noise(guided, index % 10, eps, codes, config.flow)
+
+    ids = mapped(teacher, tokenizer.codebook, config.guidance)
+    np.testing.assert_array_equal(stored["ids"][index], ids)
+    assert (ids != mapped(teacher, tokenizer.codebook, Guidance())).any()  # guidance shows
+
+
+def test_the_student_learns_with_the_noise_of_the_pairs(made, tmp_path, monkeypatch):
+    """Whatever the seed that it is trained with."""
+    copied(made, tmp_path)
+    config = dataclasses.replace(made[0], seed=5)
+    config = dataclasses.replace(
+        config, distill=dataclasses.replace(config.distill, perceptual=0.0)
+    )
+    seen = []
+
+    class Enough(Exception):
+        pass
+
+    def train(**options):
+        seen.append(options)
+        raise Enough
+
+    monkeypatch.setattr(loop, "train", train)
+    with pytest.raises(Enough):
+        distill.run(config, tmp_path / "distill")
+    (options,) = seen
+    assert options["loss"].keywords["noise_seed"] == 3 and options["seed"] == 5
+    batch = options["source"].take(np.array([31, 0]))
+    stored = Store(made[1] / "pairs").all()
+    np.testing.assert_array_equal(batch["index"], [31, 0])
+    np.testing.assert_array_equal(batch["condition"], [1, 0])
+    np.testing.assert_array_equal(batch["ids"], stored["ids"][[31, 0]])
+    # It starts as the teacher that made them.
+    teacher = run_models.load(config, made[1], "teacher")
+    student = options["init"](nnx.Rngs(0))
+    assert_trees_equal(student.trunk, teacher.trunk)
+
+
 def copied(made, to):
-    shutil.copytree(made[1], to)
+    shutil.copytree(made[1], to, dirs_exist_ok=True)
     return to / "pairs"
 
 
@@ -201,8 +257,9 @@ def test_repair_makes_just_the_wrong_shards_anew_and_keeps_what_was_there(made, 
     (folder / "pairs-00002.array_record").unlink()
     (folder / "pairs-00003.array_record").write_bytes(b"strange")
     done = pairs.repair(folder.parent)
-    assert done.endswith("put right: pairs-00001.array_record, pairs-00002.array_record, "
-                         "pairs-00003.array_record; what was there is kept beside")
+    assert done.endswith("repaired: pairs-00001.array_record, pairs-00002.array_record, "
+                         "pairs-00003.array_record; damaged files are kept beside as "
+                         "NAME.damaged-1")
     assert "3 shards, all as the manifest has them" in pairs.verify(folder.parent)
     kept = {"pairs-00001.array_record.damaged-1": damaged,
             "pairs-00003.array_record.damaged-1": b"strange"}
@@ -222,10 +279,10 @@ def test_a_shard_that_the_manifest_does_not_know_yet_is_made_again(made, tmp_pat
     write_json = files.write_json
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(files, "write_json", killed)
-        pairs.run(made[0], workdir.Stage(tmp_path, "pairs", {}))
+        make(made[0], tmp_path)
     with pytest.raises(UserError, match=r"pairs-00002\.array_record is not in the manifest"):
         pairs.verify(tmp_path)
-    pairs.run(made[0], workdir.Stage(tmp_path, "pairs", {}))
+    make(made[0], tmp_path)
     here, there = ({path.name: path.read_bytes() for path in (root / "pairs").iterdir()}
                    for root in (tmp_path, made[1]))
     assert here == there
@@ -236,15 +293,15 @@ def test_the_map_compiles_once(made, tmp_path):
     before = pair_generation.map_batch._cache_size()
     section = dataclasses.replace(made[0].pairs, batch=1)
     config = dataclasses.replace(made[0], pairs=section, flow=flow.Solver(steps=5))
-    assert pairs.run(config, workdir.Stage(tmp_path, "pairs", {})).startswith("48 pairs in 3 sh")
+    assert make(config, tmp_path).startswith("48 pairs in 3 sh")
     assert pair_generation.map_batch._cache_size() == before + 1
 
 
 def poisoned(config, root, table, row):
     """The config with a teacher of which a row of an embedding is not a number."""
-    kind, sizes, arrays = weights.read(config.teacher.weights)
+    kind, sizes, arrays = model_folder.read(config.teacher.weights)
     arrays[table][row] = np.nan
-    weights.write(root / "poisoned", kind, sizes, arrays, arrays.values())
+    model_folder.write(root / "poisoned", kind, sizes, arrays, arrays.values())
     section = dataclasses.replace(config.teacher, weights=str(root / "poisoned"))
     return dataclasses.replace(config, teacher=section)
 
@@ -261,7 +318,7 @@ def test_a_log_probability_that_is_not_finite_is_named(made, tmp_path, table):
                rf"{pair // (8 * jax.local_device_count())} of "
                rf"pairs-00000\.array_record, at pair {pair}, token {token}; ")
     with pytest.raises(UserError, match=message):
-        pairs.run(poisoned(made[0], tmp_path, table, row), workdir.Stage(tmp_path, "pairs", {}))
+        make(poisoned(made[0], tmp_path, table, row), tmp_path)
     assert not list((tmp_path / "pairs").glob("*.array_record"))
 
 
@@ -276,9 +333,9 @@ def test_sigterm_ends_the_stage_and_keeps_whole_shards(made, tmp_path, monkeypat
     monkeypatch.setattr(Store, "write", interrupted)
     preemption.watch()
     with pytest.raises(preemption.Preempted):
-        pairs.run(made[0], workdir.Stage(tmp_path, "pairs", {}))
+        make(made[0], tmp_path)
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL  # a second one ends the process
-    done = pairs.run(made[0], workdir.Stage(tmp_path, "pairs", {}))
+    done = make(made[0], tmp_path)
     assert done == "48 pairs in 3 shards, 1 of them made now"
     for path in (made[1] / "pairs").iterdir():
         assert (tmp_path / "pairs" / path.name).read_bytes() == path.read_bytes()
@@ -286,14 +343,17 @@ def test_sigterm_ends_the_stage_and_keeps_whole_shards(made, tmp_path, monkeypat
 
 def test_a_store_that_does_not_say_how_it_was_made_cannot_be_repaired(made, tmp_path):
     folder = copied(made, tmp_path / "run")
-    assert from_dict(Store(folder).config()) == made[0]
+    assert from_dict(workdir.read_config(folder)) == made[0]
     assert pairs.verify(folder.parent).endswith("3 shards, all as the manifest has them")
     (folder / "config.json").unlink()
     for command in (pairs.repair, pairs.verify):
         with pytest.raises(UserError, match=r"config\.json is missing; copy it from a store"):
             command(folder.parent)
     with pytest.raises(UserError, match=r"mend: unknown command; known are verify, repair"):
-        pairs.main("mend", str(folder.parent))
+        pairs_command.main("mend", str(folder.parent))
+    for command in (pairs.repair, pairs.verify):
+        with pytest.raises(UserError, match=rf"{tmp_path}/nowhere: no store of pairs is there; "):
+            command(tmp_path / "nowhere")
 
 
 def test_noise_goes_by_its_index_alone():
@@ -314,8 +374,3 @@ def test_noise_is_standard_normal():
 
     values = np.asarray(pair_generation.noise_of(0, jnp.arange(2000), 16, 4)).ravel()
     assert scipy.stats.kstest(values, "norm").pvalue > 1e-3
-
-
-def test_labels_take_turns():
-    labels = pair_generation.labels_of(jnp.arange(7), 3)
-    np.testing.assert_array_equal(labels, [0, 1, 2, 0, 1, 2, 0])

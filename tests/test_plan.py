@@ -8,10 +8,13 @@ import jax
 import pytest
 from absl import flags
 
-from ddjax import memory, plan, plan_compiled, sharding, train
-from ddjax.config_file import from_dict
-from ddjax.devices import DEVICES
-from ddjax.errors import UserError
+from ddjax.config.reading import from_dict
+from ddjax.plan import __main__ as command
+from ddjax.plan import compiled, memory, report
+from ddjax.runtime import sharding
+from ddjax.runtime.devices import DEVICES
+from ddjax.runtime.errors import UserError
+from ddjax.training import loop
 from tests import tiny
 
 
@@ -32,18 +35,18 @@ def tiny_config(**mesh):
 def test_parameters_are_the_published_ones(file, size, counts):
     """Of the paper's table, in millions."""
     config = from_dict(importlib.import_module(f"configs.{file}").get_config(size).to_dict())
-    nets = plan.models(config)
+    nets = report.models(config)
     for name, millions in counts.items():
-        assert plan.parameters(nets[name]) / 1e6 == pytest.approx(millions, rel=0.005), name
+        assert report.parameters(nets[name]) / 1e6 == pytest.approx(millions, rel=0.005), name
 
 
 def test_memory_of_the_tiny_job():
     config = tiny_config(fsdp=2)
-    nets = plan.models(config)
+    nets = report.models(config)
     training, whole = (
-        plan.distill_stage(c, nets, 4) for c in (config, tiny_config(fsdp=1))
+        report.distill_stage(c, nets, 4) for c in (config, tiny_config(fsdp=1))
     )
-    student = 4 * plan.parameters(nets["student"])
+    student = 4 * report.parameters(nets["student"])
     for name in ("student", "its average", "gradients"):
         assert training.bytes[f"{name} / 2"] == student / 2
     adam = training.bytes["optimizer state / 2"]
@@ -56,7 +59,7 @@ def test_memory_of_the_tiny_job():
 
 def test_decoding_keeps_keys_and_values_for_both_halves_of_guidance():
     config = tiny_config()
-    stage = plan.pairs_stage(config, plan.models(config), 2)
+    stage = report.pairs_stage(config, report.models(config), 2)
     layers, batch, width, length, vocab = 2, 8, 16, 16, 16
     keys_values = 2 * layers * (2 * batch) * width * length * 4
     # Beside them the cache has a byte for each image: which tokens of the condition count.
@@ -68,11 +71,11 @@ def test_decoding_keeps_keys_and_values_for_both_halves_of_guidance():
 
 def test_hours_follow_the_slower_of_operations_and_memory():
     device = DEVICES["v5p"]
-    stage = plan.Stage("pairs", 8, 3600, 2 * device.peak, device.bandwidth, {})
+    stage = report.StagePlan("pairs", 8, 3600, 2 * device.peak, device.bandwidth, {})
     assert stage.bound(device) == (2.0, "operations")
     slower = dataclasses.replace(stage, name="distill", traffic=3 * device.bandwidth)
     assert slower.bound(device) == (3.0, "memory traffic")
-    rows = plan.time_table([stage, slower], 4, device, 0.5).splitlines()
+    rows = report.time_table([stage, slower], 4, device, 0.5).splitlines()
     hours = [float(row.split("|")[-2].strip()) for row in rows[2:]]
     assert hours == [4.0, 6.0, 10.0]
     assert float(rows[2].split("|")[2]) == pytest.approx(4 * 2 * device.peak / 8 / 1e12, rel=1e-2)
@@ -80,8 +83,8 @@ def test_hours_follow_the_slower_of_operations_and_memory():
 
 def test_what_does_not_fit_is_told():
     def warned(name, known, estimated):
-        stage = plan.Stage(name, 8, 1, 0, 0, {"known": known, "estimated": estimated})
-        return plan.warnings([stage], DEVICES["v5e"])
+        stage = report.StagePlan(name, 8, 1, 0, 0, {"known": known, "estimated": estimated})
+        return report.warnings([stage], DEVICES["v5e"])
 
     assert warned("pairs", 10e9, 2e9) == []
     (line,) = warned("pairs", 10e9, 3e9)
@@ -103,19 +106,23 @@ def test_what_does_not_fit_is_told():
 )
 def test_a_mesh_that_does_not_fit_is_refused(fsdp, devices, message):
     with pytest.raises(UserError, match=message):
-        plan.report(tiny_config(fsdp=fsdp), devices, "v4", 0.3)
+        report.report(tiny_config(fsdp=fsdp), devices, "v4", 0.3)
 
 
 def test_the_command_plans_what_no_machine_holds(capsys):
     tree = tiny.get_config().to_dict()
     tree["teacher"]["model"]["width"] = 2**20
+    config = from_dict({**tree, "mesh": {"fsdp": 2}})
     flags.FLAGS(["plan", "--devices=8", "--device=A100-40", "--utilisation=0.25"])
-    plan.main(from_dict({**tree, "mesh": {"fsdp": 2}}))
+    command.main(config)
     printed = capsys.readouterr().out
     first = printed.splitlines()[0]
     assert first.startswith("tiny on 8 x A100-40 (40 GB, 312 TFLOP/s, 1555 GB/s each), data 4 x")
     assert first.endswith("fsdp 2, utilisation 25%")
     assert "WARNING: pairs will" in printed and "WARNING: distill will" in printed
+    for share in (float("nan"), 0.0, 1.5):
+        with pytest.raises(UserError, match=rf"--utilisation: got {share}, must be above 0"):
+            report.report(config, 8, "A100-40", share)
 
 
 def test_the_compiler_counts_the_share_of_what_is_trained():
@@ -123,12 +130,13 @@ def test_the_compiler_counts_the_share_of_what_is_trained():
     found = {}
     for fsdp in (1, 4):
         config = tiny_config(fsdp=fsdp)
-        nets = plan.models(config)
+        nets = report.models(config)
         with jax.set_mesh(sharding.make_mesh(fsdp)):
-            found[fsdp] = plan_compiled.training_step(config, nets)
-            state = sharding.cut(jax.eval_shape(
-                functools.partial(train.first_state, config=config.distill.train), nets["student"]
-            ))
+            found[fsdp] = compiled.training_step(config, nets)
+            state = jax.eval_shape(
+                functools.partial(loop.first_state, config=config.distill.train), nets["student"]
+            )
+            state = sharding.shard(state, nets["student"].layout)
     cut = sum(memory.size(leaf) for leaf in jax.tree.leaves(state)
               if not leaf.sharding.is_fully_replicated)
     assert cut > memory.size(nets["student"])
@@ -137,7 +145,7 @@ def test_the_compiler_counts_the_share_of_what_is_trained():
 
 
 def test_the_compiled_table_has_both_programs(monkeypatch):
-    monkeypatch.setattr(plan_compiled, "pretend", lambda devices: None)  # tests have them already
-    rows = plan.compiled_table(tiny_config(fsdp=2), 8).splitlines()
+    monkeypatch.setattr(compiled, "pretend", lambda devices: None)  # tests have them already
+    rows = report.compiled_table(tiny_config(fsdp=2), 8).splitlines()
     assert rows[0].startswith("| compiled for 8 pretended CPU devices |")
     assert [row.split("|")[1].strip() for row in rows[2:]] == ["pairs", "distill"]

@@ -7,9 +7,12 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from ddjax import distill, pair_generation, plan, sample, train
-from ddjax.config_file import from_dict
-from ddjax.methods import Method
+from ddjax.config.reading import from_dict
+from ddjax.method import ways
+from ddjax.method.sampling import Models, draw_images
+from ddjax.plan import report
+from ddjax.stages import distill, pair_generation
+from ddjax.training import loop
 
 BATCH = 4
 
@@ -24,7 +27,7 @@ def job(family):
     tree = importlib.import_module(f"configs.{family}").get_config("tiny").to_dict()
     tree["teacher"]["model"]["dtype"] = "bfloat16"
     config = from_dict(tree)
-    nets = plan.models(config)
+    nets = report.models(config)
     codes = jax.eval_shape(lambda tokenizer: tokenizer.codebook, nets["tokenizer"])
     eps = array(jnp.float32, BATCH, config.groups.length, codes.shape[1])
     return config, nets, codes, eps
@@ -41,23 +44,23 @@ def pairs(family):
 def training(family):
     config, nets, _, _ = job(family)
     section = config.distill.train
-    state = jax.eval_shape(functools.partial(train.first_state, config=section), nets["student"])
+    state = jax.eval_shape(functools.partial(loop.first_state, config=section), nets["student"])
     rows = {"index": array(jnp.int32, BATCH), "condition": array(jnp.int32, BATCH),
             "ids": array(jnp.uint16, BATCH, config.groups.length)}
-    return train.train_step.trace(
+    return loop.train_step.trace(
         state, distill.Frozen(nets["tokenizer"], nets["perceptual net"]), rows,
         jax.eval_shape(jax.random.key, 0), array(jnp.bool_, 1),
-        loss=functools.partial(distill.loss, config=config, noise_seed=0), config=section,
+        loss=distill.loss_of(config, noise_seed=0), config=section,
     )
 
 
 def drawing(family, method):
     config, nets, _, eps = job(family)
-    parts = sample.Parts(nets["tokenizer"], nets["teacher"], nets["student"], None)
+    models = Models(nets["tokenizer"], nets["teacher"], nets["student"])
     labels = array(jnp.int32, BATCH)
-    return sample.draw_images.trace(
-        parts, eps, labels, labels, jax.eval_shape(jax.random.key, 0),
-        method=Method.parse(method), settings=sample.Settings.of(config),
+    return draw_images.trace(
+        models, jax.eval_shape(jax.random.key, 0), eps, labels, labels, labels,
+        array(jnp.int32, BATCH, 0), way=ways.parse(method), settings=config.sampling,
     )
 
 

@@ -8,7 +8,8 @@ import pytest
 
 COMMAND = """
 import signal, sys, time
-from ddjax import cli, preemption
+from ddjax import cli
+from ddjax.runtime import preemption
 
 number = signal.Signals[sys.argv.pop()]
 

@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from tests.golden import FOLDER
+from tests.golden_checkpoints import checkpoint
 from tests.test_main import ROOT, environment, run
 
 
@@ -16,11 +16,11 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("llamagen")
 
 
-def convert(folder, model, name, *flags, source=FOLDER):
+def convert(folder, model, name, *flags, source=None):
     command = [sys.executable, "conversion/torch_to_flax.py", f"--model={model}",
-               f"--checkpoint={source / name}.pt", f"--output={folder / name}", *flags]
+               f"--checkpoint={source or checkpoint(name)}", f"--output={folder / name}", *flags]
     made = subprocess.run(
-        command, cwd=ROOT, text=True, capture_output=True, env=environment(folder / "cache")
+        command, cwd=ROOT, text=True, capture_output=True, env=environment()
     )
     assert made.returncode == 0, made.stdout + made.stderr
     return folder / name
@@ -39,9 +39,9 @@ def var(folder):
     """The tokenizer's file, of which the teacher needs a part, lies beside the teacher's."""
     scales, downloads = "--scales=1,2,3,4", folder / "downloads"
     downloads.mkdir()
-    shutil.copy(FOLDER / "var.pt", downloads)
-    shutil.copy(FOLDER / "var_vqvae.pt", downloads / "vae_ch160v4096z32.pth")
-    teacher = convert(folder, "var", "var", scales, source=downloads)
+    source = shutil.copy(checkpoint("var"), downloads)
+    shutil.copy(checkpoint("var_vqvae"), downloads / "vae_ch160v4096z32.pth")
+    teacher = convert(folder, "var", "var", scales, source=source)
     return [
         f"--config.teacher.weights={teacher}",
         f"--config.tokenizer.weights={convert(folder, 'var_tokenizer', 'var_vqvae', scales)}",

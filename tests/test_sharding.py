@@ -10,17 +10,27 @@ import pytest
 from flax import nnx
 from jax.sharding import PartitionSpec
 
-from ddjax import checkpoint, data, distill, flow, pair_generation, sample, sharding, train, trees
-from ddjax.config import Train
-from ddjax.errors import UserError
-from ddjax.guidance import Guidance
-from ddjax.methods import Method
-from ddjax.models import llamagen, var, var_trunk
+from ddjax.config.schema import TrainSection
+from ddjax.data import batches
+from ddjax.data.sources import Arrays
+from ddjax.method import flow, ways
+from ddjax.method.baselines import Marginals
+from ddjax.method.guidance import Guidance
+from ddjax.method.sampling import Models, draw_images
+from ddjax.models.llamagen import LlamaGenStudent, LlamaGenTeacher
+from ddjax.models.llamagen_trunk import LlamaGenConfig
+from ddjax.models.var import VARStudent
+from ddjax.models.var_trunk import VARConfig
+from ddjax.runtime import sharding, trees
+from ddjax.runtime.errors import UserError
+from ddjax.stages import distill, pair_generation
+from ddjax.storage import checkpoint
+from ddjax.training import loop
 from tests.test_distill import setting
 from tests.test_storage import assert_trees_equal
 
 DEVICES = 8
-CONFIG = Train(steps=10, batch=8, learning_rate=1e-2, warmup=0, weight_decay=0.1)
+CONFIG = TrainSection(steps=10, batch=8, learning_rate=1e-2, warmup=0, weight_decay=0.1)
 
 
 def mesh(devices, fsdp=1):
@@ -36,22 +46,22 @@ def batch_of(count):
 @functools.cache
 def distillation():
     config, student, frozen, _ = setting()
-    return student, frozen, functools.partial(distill.loss, config=config, noise_seed=0)
+    return student, frozen, distill.loss_of(config, noise_seed=0)
 
 
 def steps(devices, fsdp, count, state=None, accumulate=1):
     """The state and losses of some steps of distillation, as the loop runs them."""
     student, frozen, loss = distillation()
-    config = Train(**{**vars(CONFIG), "accumulate": accumulate})
+    config = TrainSection(**{**vars(CONFIG), "accumulate": accumulate})
     losses = []
     with mesh(devices, fsdp):
-        frozen = sharding.whole(frozen)
-        state = state or train.init_state(student, config)
-        rows = sharding.rows(batch_of(8), 8)
+        frozen = sharding.replicate(frozen)
+        state = state or loop.init_state(student, config)
+        rows = sharding.shard_batch(batch_of(8), 8)
         for _ in range(count):
-            state, scalars = train.train_step(
+            state, scalars = loop.train_step(
                 state, frozen, rows, jax.random.key(1),
-                sharding.rows(np.zeros(devices, bool), devices), loss=loss, config=config,
+                sharding.shard_batch(np.zeros(devices, bool), devices), loss=loss, config=config,
             )
             losses.append(float(scalars["loss"]))
     return state, losses
@@ -61,7 +71,8 @@ def steps(devices, fsdp, count, state=None, accumulate=1):
 def gradients(devices, fsdp):
     student, frozen, loss = distillation()
     with mesh(devices, fsdp):
-        arguments = sharding.cut(student), sharding.whole(frozen), sharding.rows(batch_of(8), 8)
+        model = sharding.shard(student, student.layout)
+        arguments = model, sharding.replicate(frozen), sharding.shard_batch(batch_of(8), 8)
         found = jax.jit(jax.grad(lambda *a: loss(*a, jax.random.key(1))[0]))(*arguments)
     return {name: np.asarray(leaf) for name, leaf in trees.flatten(found).items()}
 
@@ -89,8 +100,8 @@ def test_what_is_trained_is_cut_and_all_else_is_whole():
 
 SIZES = {"vocab_size": 64, "code_dim": 8, "width": 128, "layers": 4, "heads": 4, "num_classes": 9}
 STUDENTS = {
-    "llamagen": (llamagen.Student, llamagen.GPTConfig(grid=3, **SIZES)),
-    "var": (var.Student, var_trunk.VARConfig(scales=(1, 2, 3), **SIZES)),
+    "llamagen": (LlamaGenStudent, LlamaGenConfig(grid=3, **SIZES)),
+    "var": (VARStudent, VARConfig(scales=(1, 2, 3), **SIZES)),
 }
 
 
@@ -105,12 +116,12 @@ def program(family, fsdp):
         return jnp.mean(logits**2) + jnp.mean(vectors**2), {}
 
     with mesh(DEVICES, fsdp):
-        state = train.init_state(student, CONFIG)
+        state = loop.init_state(student, CONFIG)
         length = student.groups.length
         rows = {"x": np.zeros((16, length, 8), np.float32), "label": np.zeros(16, np.int32)}
-        compiled = train.train_step.lower(
-            state, None, sharding.rows(rows, 16), jax.random.key(0),
-            sharding.rows(np.zeros(8, bool), 8), loss=loss, config=CONFIG,
+        compiled = loop.train_step.lower(
+            state, None, sharding.shard_batch(rows, 16), jax.random.key(0),
+            sharding.shard_batch(np.zeros(8, bool), 8), loss=loss, config=CONFIG,
         ).compile()
         whole = sum(leaf.nbytes for leaf in jax.tree.leaves(state)
                     if leaf.sharding.is_fully_replicated)
@@ -145,18 +156,18 @@ def test_devices_send_parameters_and_gradients_and_no_activations(family):
 
 
 def test_a_step_compiles_once_and_its_state_stays_where_it_is():
-    before = train.train_step._cache_size()
+    before = loop.train_step._cache_size()
     loss = functools.partial(distillation()[2])  # one that no other test has used
     student, frozen, _ = distillation()
     with mesh(DEVICES, 2):
-        state, frozen = train.init_state(student, CONFIG), sharding.whole(frozen)
-        told = sharding.rows(np.zeros(DEVICES, bool), DEVICES)
+        state, frozen = loop.init_state(student, CONFIG), sharding.replicate(frozen)
+        told = sharding.shard_batch(np.zeros(DEVICES, bool), DEVICES)
         for _ in range(5):
-            rows = sharding.rows(batch_of(8), 8)
-            state, _ = train.train_step(
+            rows = sharding.shard_batch(batch_of(8), 8)
+            state, _ = loop.train_step(
                 state, frozen, rows, jax.random.key(1), told, loss=loss, config=CONFIG
             )
-    assert train.train_step._cache_size() == before + 1
+    assert loop.train_step._cache_size() == before + 1
 
 
 def test_continues_on_fewer_and_fewer_devices(tmp_path):
@@ -170,7 +181,7 @@ def test_continues_on_fewer_and_fewer_devices(tmp_path):
     for devices, fsdp in ((8, 2), (4, 4), (1, 1)):
         with mesh(devices, fsdp):
             reader = checkpoint.Checkpoints(tmp_path, 2)
-            restored, _ = reader.restore(train.init_state(distillation()[0], CONFIG))
+            restored, _ = reader.restore(loop.init_state(distillation()[0], CONFIG))
             reader.close()
         assert_trees_equal(restored, saved)
         assert len(restored.model.trunk.head.kernel[...].sharding.device_set) == devices
@@ -181,7 +192,7 @@ def test_continues_on_fewer_and_fewer_devices(tmp_path):
 
 def test_a_batch_in_parts_is_the_mean_of_its_parts():
     """Without chance in the loss both ways are one; each part lies over all devices."""
-    student = llamagen.Student(setting()[0].teacher.model, rngs=nnx.Rngs(0))
+    student = LlamaGenStudent(setting()[0].teacher.model, rngs=nnx.Rngs(0))
 
     def loss(model, frozen, batch, key):
         logits, _ = model(batch["x"], 3, batch["label"])
@@ -192,11 +203,12 @@ def test_a_batch_in_parts_is_the_mean_of_its_parts():
             "label": np.arange(16, dtype=np.int32) % 10}
     found = []
     for parts in (1, 2):
-        config = Train(steps=4, batch=16, learning_rate=1e-2, warmup=0, accumulate=parts)
+        config = TrainSection(steps=4, batch=16, learning_rate=1e-2, warmup=0, accumulate=parts)
         with mesh(DEVICES, 2):
-            state, scalars = train.train_step(
-                train.init_state(student, config), None, sharding.rows(rows, 16),
-                jax.random.key(0), sharding.rows(np.zeros(8, bool), 8), loss=loss, config=config,
+            state, scalars = loop.train_step(
+                loop.init_state(student, config), None, sharding.shard_batch(rows, 16),
+                jax.random.key(0), sharding.shard_batch(np.zeros(8, bool), 8), loss=loss,
+                config=config,
             )
         found.append((scalars, trees.flatten(state.opt_state)))
     for name in ("loss", "largest", "gradient_norm"):
@@ -208,18 +220,18 @@ def test_a_batch_in_parts_is_the_mean_of_its_parts():
 def test_pairs_do_not_depend_on_the_number_of_devices():
     """At the same batch a device, to the last bit."""
     config, _, frozen, _ = setting()
-    teacher = llamagen.Teacher(config.teacher.model, rngs=nnx.Rngs(3))
+    teacher = LlamaGenTeacher(config.teacher.model, rngs=nnx.Rngs(3))
     made = []
     for devices in (1, 2, 8):
         with mesh(devices):
-            models = sharding.whole((teacher, frozen.tokenizer.codebook))
+            models = sharding.replicate((teacher, frozen.tokenizer.codebook))
             ids = []
             for first in range(0, 32, 4 * devices):
                 index = np.arange(first, first + 4 * devices, dtype=np.int32)
-                rows = sharding.rows(index, len(index))
+                rows = sharding.shard_batch(index, len(index))
                 eps = pair_generation.noise_of(0, rows, 16, 4)
                 ids.append(np.asarray(pair_generation.map_batch(
-                    *models, eps, pair_generation.labels_of(rows, 10),
+                    *models, eps, rows % 10,
                     guidance=Guidance(scale=1.5, top_k=9), solver=flow.Solver(steps=12),
                 )))
         made.append(np.concatenate(ids))
@@ -231,21 +243,23 @@ def test_pairs_do_not_depend_on_the_number_of_devices():
 @pytest.mark.parametrize("name", ["teacher_ar", "refine_1", "onestep_class"])
 def test_samples_do_not_depend_on_the_number_of_devices(name):
     config, student, frozen, _ = setting()
-    teacher = llamagen.Teacher(config.teacher.model, rngs=nnx.Rngs(3))
-    pool = jnp.asarray(np.random.default_rng(0).integers(0, 16, (40, 16)).astype(np.uint16))
+    teacher = LlamaGenTeacher(config.teacher.model, rngs=nnx.Rngs(3))
+    pool = np.random.default_rng(0).integers(0, 16, (40, 16)).astype(np.uint16)
+    marginals = Marginals.of_pairs(pool, np.arange(40) % 10, 10)
     drawn = []
     for devices in (1, 8):
         with mesh(devices):
-            parts = sharding.whole(sample.Parts(frozen.tokenizer, teacher, student, pool))
+            models = sharding.replicate(Models(frozen.tokenizer, teacher, student, marginals))
             ids = []
             for first in range(0, 16, 2 * devices):
                 index = np.arange(first, first + 2 * devices, dtype=np.int32)
-                rows = sharding.rows(index, len(index))
-                ids.append(np.asarray(sample.draw_images(
-                    parts, pair_generation.noise_of(0, rows, 16, 4), rows % 10, rows,
-                    jax.random.key(2), method=Method.parse(name),
-                    settings=sample.Settings.of(config),
-                )[1]))
+                rows, nothing = sharding.shard_batch(
+                    (index, np.zeros((len(index), 0), np.int32)), len(index)
+                )
+                ids.append(np.asarray(draw_images(
+                    models, jax.random.key(2), pair_generation.noise_of(0, rows, 16, 4), rows % 10,
+                    rows % 10, rows, nothing, way=ways.parse(name), settings=config.sampling,
+                ).ids))
         drawn.append(np.concatenate(ids))
     np.testing.assert_array_equal(drawn[1], drawn[0])
     assert len(np.unique(drawn[0], axis=0)) > 8  # devices draw apart
@@ -253,9 +267,9 @@ def test_samples_do_not_depend_on_the_number_of_devices(name):
 
 def test_rows_go_to_their_devices_in_order():
     with mesh(8, 2):
-        array = sharding.rows(np.arange(16) ** 2, 16)
+        array = sharding.shard_batch(np.arange(16) ** 2, 16)
         np.testing.assert_array_equal(sharding.local_rows(16), np.arange(16))
-        np.testing.assert_array_equal(sharding.host(array), np.arange(16) ** 2)
+        np.testing.assert_array_equal(sharding.to_host(array), np.arange(16) ** 2)
         assert {tuple(np.asarray(s.data)) for s in array.addressable_shards} == {
             (i**2, (i + 1) ** 2) for i in range(0, 16, 2)
         }
@@ -263,12 +277,12 @@ def test_rows_go_to_their_devices_in_order():
 
 def test_a_process_reads_its_rows_alone(monkeypatch):
     """As if this process had every other device."""
-    source = data.Arrays({"row": np.arange(12)})
-    whole = data.batches(source, 4, seed=3)
+    source = Arrays({"row": np.arange(12)})
+    whole = batches.batches(source, 4, seed=3)
     parts = []
     for local in ([0, 2], [1, 3]):
         monkeypatch.setattr(sharding, "local_rows", lambda size, local=local: np.array(local))
-        parts.append(data.batches(source, 4, seed=3))
+        parts.append(batches.batches(source, 4, seed=3))
     for i in range(6):
         np.testing.assert_array_equal(parts[0][i]["row"], whole[i]["row"][[0, 2]])
         np.testing.assert_array_equal(parts[1][i]["row"], whole[i]["row"][[1, 3]])
@@ -279,6 +293,6 @@ def test_a_mesh_that_does_not_fit_is_refused():
                                         "fsdp may be 8 x 1, 4 x 2, 2 x 4, 1 x 8$"):
         sharding.make_mesh(3)
     with mesh(8), pytest.raises(UserError, match=r"train\.batch 12 cannot be shared by 8 dev"):
-        train.check_batch("test", Train(steps=1, batch=12, learning_rate=1.0), 8)
+        loop.check_batch("test", TrainSection(steps=1, batch=12, learning_rate=1.0), 8)
     with pytest.raises(UserError, match=r"batch 24 in 2 parts .* multiple of 16, such as 32$"):
-        train.check_batch("t", Train(steps=1, batch=24, learning_rate=1.0, accumulate=2), 8)
+        loop.check_batch("t", TrainSection(steps=1, batch=24, learning_rate=1.0, accumulate=2), 8)

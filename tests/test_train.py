@@ -16,26 +16,22 @@ from flax import nnx
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.util import tensor_util
 
-from ddjax import (
-    checkpoint,
-    classify,
-    data,
-    flops,
-    health,
-    keys,
-    preemption,
-    throughput,
-    train,
-)
-from ddjax.config import Train
-from ddjax.config_file import from_dict
-from ddjax.errors import UserError
+from ddjax.config.reading import from_dict
+from ddjax.config.schema import TrainSection
+from ddjax.data import batches as data_batches
+from ddjax.data.sources import Arrays
+from ddjax.method import keys
 from ddjax.models import classifier
+from ddjax.runtime import flops, preemption
+from ddjax.runtime.errors import UserError
+from ddjax.stages import feature_net
+from ddjax.storage import checkpoint
+from ddjax.training import health, loop, throughput
 from tests import tiny
 from tests.test_storage import assert_trees_equal
 
-CONFIG = Train(steps=10, batch=4, learning_rate=1e-2, warmup=2, weight_decay=0.1, log_every=1,
-               checkpoint_every=3)
+CONFIG = TrainSection(steps=10, batch=4, learning_rate=1e-2, warmup=2, weight_decay=0.1,
+                      log_every=1, checkpoint_every=3)
 SIZES = classifier.ClassifierConfig(4, 1, 3, channels=2, features=4)
 SOURCE = {
     "image": np.random.default_rng(0).normal(size=(11, 4, 4, 1)).astype(np.float32),
@@ -50,10 +46,10 @@ def loss(model, frozen, batch, key):
 
 
 def run(directory, loss_fn=loss, config=CONFIG, **options):
-    return train.train(
+    return loop.train(
         name="test", directory=directory, kind="classifier",
         init=lambda rngs: classifier.Classifier(SIZES, rngs=rngs), loss=loss_fn,
-        frozen=jnp.float32(1), source=data.Arrays(SOURCE), seed=1, config=config, **options,
+        frozen=jnp.float32(1), source=Arrays(SOURCE), seed=1, config=config, **options,
     )
 
 
@@ -151,10 +147,10 @@ def test_a_checkpoint_that_memory_is_short_for_is_not_set_aside(tmp_path, monkey
 
 
 def test_nets_that_compare_images_go_back_too(tmp_path, monkeypatch):
-    monkeypatch.setattr(train, "train", lambda **options: options["restore"])
+    monkeypatch.setattr(loop, "train", lambda **options: options["restore"])
     config = from_dict({**tiny.get_config().to_dict(), "restore": "previous"})
     section = config.evaluate.features
-    assert classify.net("net", "evaluate.features", tmp_path, section, config) == "previous"
+    assert feature_net.load("net", "evaluate.features", tmp_path, section, config) == "previous"
 
 
 def test_a_finished_run_is_read_not_run(tmp_path):
@@ -298,14 +294,14 @@ def test_the_steps_asked_for_are_traced(tmp_path):
 
 def test_one_step_by_hand():
     """Clip, AdamW and EMA against optax called apart, on one step past the warm-up."""
-    config = Train(steps=10, batch=4, learning_rate=0.1, warmup=0, clip=0.1, weight_decay=0.2,
-                   ema=0.9)
+    config = TrainSection(steps=10, batch=4, learning_rate=0.1, warmup=0, clip=0.1,
+                          weight_decay=0.2, ema=0.9)
     model = classifier.Classifier(SIZES, rngs=nnx.Rngs(0))
     before = jax.tree.map(np.asarray, model)
     batch = {name: array[:4] for name, array in SOURCE.items()}
     key = jax.random.key(3)
-    state, scalars = train.train_step(
-        train.init_state(model, config), frozen=jnp.float32(1), batch=batch, key=key,
+    state, scalars = loop.train_step(
+        loop.init_state(model, config), frozen=jnp.float32(1), batch=batch, key=key,
         stop=jnp.zeros(1, bool), loss=loss, config=config,
     )
     model = jax.tree.map(jnp.asarray, before)
@@ -324,23 +320,45 @@ def test_one_step_by_hand():
         np.testing.assert_allclose(ema, 0.1 * p + 0.9 * np.asarray(new), atol=2e-5)
 
 
+@pytest.mark.parametrize("parts", [1, 2, 4])
+def test_each_part_of_a_batch_has_a_key_of_its_own(parts):
+    """The mean of squares is the square of the mean only where all draws are the same."""
+    config = TrainSection(steps=10, batch=4, learning_rate=0.1, warmup=0, accumulate=parts)
+
+    def chance(model, frozen, batch, key):
+        drawn = jax.random.uniform(key) + 0 * model.conv1.kernel[...].sum()
+        return drawn**2, {"drawn": drawn}
+
+    found = []
+    for step in (0, 1):
+        state = loop.init_state(classifier.Classifier(SIZES, rngs=nnx.Rngs(0)), config)
+        _, scalars = loop.train_step(
+            state._replace(step=jnp.int32(step)), frozen=None, batch={"image": SOURCE["image"][:4]},
+            key=jax.random.key(3), stop=jnp.zeros(1, bool), loss=chance, config=config,
+        )
+        found.append((float(scalars["drawn"]), float(scalars["loss"])))
+        variance = scalars["loss"] - scalars["drawn"] ** 2
+        assert (variance > 1e-4) == (parts > 1)
+    assert found[0] != found[1]  # and each step others
+
+
 def test_learning_rate_warms_up_and_ends_at_zero():
-    rate = train.learning_rate(Train(steps=100, batch=1, learning_rate=1.0, warmup=10))
+    rate = loop.learning_rate(TrainSection(steps=100, batch=1, learning_rate=1.0, warmup=10))
     np.testing.assert_allclose([rate(0), rate(5), rate(10), rate(55), rate(100)],
                                [0, 0.5, 1, 0.5, 0], atol=1e-6)
 
 
 def test_compiles_once(tmp_path):
-    before = train.train_step._cache_size()
+    before = loop.train_step._cache_size()
     run(tmp_path, loss_fn=functools.partial(loss))  # one that no other test has used
-    assert train.train_step._cache_size() == before + 1
+    assert loop.train_step._cache_size() == before + 1
 
 
 def test_batches_are_epochs_in_new_orders():
-    batches = data.batches(data.Arrays({"row": np.arange(12)}), 4, seed=3)
+    batches = data_batches.batches(Arrays({"row": np.arange(12)}), 4, seed=3)
     epochs = [np.concatenate([batches[e * 3 + i]["row"] for i in range(3)]) for e in range(3)]
     for epoch in epochs:
         assert sorted(epoch) == list(range(12))
     assert not (epochs[0] == epochs[1]).all()
-    np.testing.assert_array_equal(data.batches(data.Arrays({"row": np.arange(12)}), 4, 3)[7]["row"],
-                                  batches[7]["row"])
+    again = data_batches.batches(Arrays({"row": np.arange(12)}), 4, 3)
+    np.testing.assert_array_equal(again[7]["row"], batches[7]["row"])

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from ddjax import flow, trajectory
-from ddjax.groups import Groups
-from ddjax.guidance import Guidance, Guided
-from ddjax.models import llamagen
+from ddjax.method import flow, trajectory
+from ddjax.method.groups import Groups
+from ddjax.method.guidance import Guidance, Guided
+from ddjax.models.llamagen import LlamaGenTeacher
+from ddjax.models.llamagen_trunk import LlamaGenConfig
+from tests.drawing import keys_of
 from tests.toy import ToyTeacher
 
 SOLVER = flow.Solver()
@@ -26,10 +28,10 @@ def codes_of(vocab, dim=4):
 
 def gpt(vocab=16, grid=2):
     """A GPT with lively logits."""
-    config = llamagen.GPTConfig(
+    config = LlamaGenConfig(
         vocab_size=vocab, code_dim=4, grid=grid, width=32, layers=2, heads=2, num_classes=2
     )
-    teacher = llamagen.Teacher(config, rngs=nnx.Rngs(0))
+    teacher = LlamaGenTeacher(config, rngs=nnx.Rngs(0))
     teacher.trunk.head.kernel[...] = 3 * teacher.trunk.head.kernel[...]
     return teacher
 
@@ -68,22 +70,6 @@ def test_cached_map_equals_teacher_forcing(name, guidance):
     np.testing.assert_array_equal(ids, exact_by_teacher_forcing(teacher, condition, eps, codes))
 
 
-@pytest.mark.parametrize("name", TEACHERS)
-def test_cached_log_probs_equal_teacher_forcing(name):
-    """Also behind a prefix of any length."""
-    teacher, condition, eps, codes = setting(name, GUIDANCES[1], batch=4)
-    groups = teacher.groups
-    ids = trajectory.map_noise(teacher, condition, eps, codes, SOLVER)
-    forced = teacher.log_probs(ids, condition)
-    for first in range(groups.count):
-        log_p, cache = teacher.prefill(condition, ids[:, : groups.starts[first]])
-        for g in range(first, groups.count):
-            own = slice(groups.starts[g], groups.starts[g + 1])
-            np.testing.assert_allclose(log_p, forced[:, own], atol=2e-5)
-            if g + 1 < groups.count:
-                log_p, cache = teacher.step(ids[:, own], g, cache)
-
-
 @pytest.mark.parametrize("sizes", [(1, 1, 1, 1), (1, 2, 1), (1, 3)])
 @pytest.mark.parametrize("way", ["map_noise", "sample_ids"])
 def test_joint_distribution_can_be_enumerated(sizes, way):
@@ -102,7 +88,7 @@ def test_joint_distribution_can_be_enumerated(sizes, way):
         ids = trajectory.map_noise(teacher, condition, eps, codes_of(vocab), SOLVER)
     else:
         ids = trajectory.sample_ids(
-            teacher, condition, jax.random.key(3), trajectory.no_prefix(count)
+            teacher, condition, keys_of(3, count), trajectory.no_prefix(count)
         )
     place = np.asarray(ids) @ vocab ** np.arange(3, -1, -1)
     found = np.bincount(place, minlength=vocab**4) / count
@@ -145,7 +131,7 @@ def test_generation_keeps_its_prefix_and_stops_where_told(first, stop):
     teacher, condition, _, _ = setting("scales", Guidance())
     starts = teacher.groups.starts
     prefix = jax.random.randint(jax.random.key(0), (64, int(starts[first])), 0, 5)
-    ids = trajectory.sample_ids(teacher, condition, jax.random.key(1), prefix, stop=stop)
+    ids = trajectory.sample_ids(teacher, condition, keys_of(1, 64), prefix, stop=stop)
     assert ids.shape == (64, starts[max(stop, first)])
     np.testing.assert_array_equal(ids[:, : prefix.shape[1]], prefix)
 
@@ -166,3 +152,7 @@ def test_groups_by_hand():
     assert groups.length == 25 and list(groups.starts) == [0, 1, 2, 3, 7, 16, 25]
     with pytest.raises(ValueError, match="at least one token"):
         Groups((1, 0))
+    assert [groups.before(tokens) for tokens in (0, 1, 3, 7, 16, 25)] == [0, 1, 3, 4, 5, 6]
+    for tokens in (4, 24, 26):
+        with pytest.raises(ValueError, match=f"{tokens} tokens are no whole groups"):
+            groups.before(tokens)

@@ -7,9 +7,11 @@ from flax import nnx
 
 from conversion import torch_to_flax
 from conversion.read import read
-from ddjax.errors import UserError
 from ddjax.models import var, var_trunk
+from ddjax.runtime.errors import UserError
 from tests import golden
+from tests.golden_checkpoints import checkpoint
+from tests.var_golden import SCALES
 
 
 def count(kind, depth):
@@ -17,7 +19,7 @@ def count(kind, depth):
         vocab_size=4096, code_dim=32, num_classes=1000, **var_trunk.SIZES[f"d{depth}"]
     )
     model = jax.eval_shape(lambda: kind(config, rngs=nnx.Rngs(0)))
-    if kind is var.Teacher:
+    if kind is var.VARTeacher:
         model = model.trunk  # the quantiser is the tokenizer's
     return sum(leaf.size for leaf in jax.tree.leaves(model)) / 1e6
 
@@ -28,9 +30,9 @@ def count(kind, depth):
 )
 def test_parameter_counts(depth, published, students):
     """In millions, to half a percent."""
-    assert count(var.Teacher, depth) == pytest.approx(published, rel=5e-3)
+    assert count(var.VARTeacher, depth) == pytest.approx(published, rel=5e-3)
     if students:
-        assert count(var.Student, depth) == pytest.approx(students, rel=5e-3)
+        assert count(var.VARStudent, depth) == pytest.approx(students, rel=5e-3)
 
 
 @pytest.mark.parametrize(
@@ -40,9 +42,9 @@ def test_parameter_counts(depth, published, students):
 )
 def test_back_to_pytorch(tmp_path, kind, name, others):
     """Every tensor of the published file, bit for bit, and its buffers; nothing else."""
-    golden.converted(tmp_path, name, kind, others, scales=(1, 2, 3, 4))
+    golden.converted(tmp_path, name, kind, others, scales=SCALES)
     torch_to_flax.restore(tmp_path / name, tmp_path / "back.pt")
-    found, wanted = read(tmp_path / "back.pt"), read(golden.FOLDER / f"{name}.pt")
+    found, wanted = read(tmp_path / "back.pt"), read(checkpoint(name))
     assert found.keys() == wanted.keys()
     for key in wanted.keys() - {"quantize.ema_vocab_hit_SV"}:  # a record that nothing reads
         assert found[key].dtype == wanted[key].dtype

@@ -1,6 +1,6 @@
 """The digits job in miniature: every stage, in seconds. A config file like those in configs/."""
 
-from ddjax.config_file import complete
+from ddjax.config import complete
 
 
 def get_config():
@@ -37,7 +37,7 @@ def get_config():
         "student": {"kind": "llamagen_student", "steps": (0, 5), "split": 10},
         "distill": {"perceptual_net": classifier, "train": train},
         "evaluate": {
-            "samples": 50, "batch": 25, "resamplings": 2, "features": classifier,
+            "samples": 50, "batch": 25, "sets": 2, "features": classifier,
             "methods": "teacher_ar,teacher_flow,student_1step,student_2step,"
                        "teacher_involved_2_6,refine_1,refine_2,skip_4,onestep_class,onestep_all",
         },

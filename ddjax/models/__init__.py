@@ -1,4 +1,4 @@
-"""The models behind the seam, by the kind that configs and converted weights name them with."""
+"""Models by the kind that configs and model folders name; see `ddjax.method.protocols`."""
 
 from ddjax.models import classifier, llamagen, lpips, multiscale_vq, patch_vq, var, vq
 
@@ -6,13 +6,13 @@ from ddjax.models import classifier, llamagen, lpips, multiscale_vq, patch_vq, v
 DTYPES = ("float32", "bfloat16", "float16")
 
 MODELS = {
-    "llamagen": llamagen.Teacher,
-    "llamagen_student": llamagen.Student,
-    "llamagen_tokenizer": vq.Tokenizer,
-    "var": var.Teacher,
-    "var_student": var.Student,
-    "var_tokenizer": multiscale_vq.Tokenizer,
-    "patch_tokenizer": patch_vq.Tokenizer,
+    "llamagen": llamagen.LlamaGenTeacher,
+    "llamagen_student": llamagen.LlamaGenStudent,
+    "llamagen_tokenizer": vq.VQTokenizer,
+    "var": var.VARTeacher,
+    "var_student": var.VARStudent,
+    "var_tokenizer": multiscale_vq.MultiscaleTokenizer,
+    "patch_tokenizer": patch_vq.PatchTokenizer,
     "classifier": classifier.Classifier,
     "lpips": lpips.LPIPS,
 }

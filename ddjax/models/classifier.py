@@ -1,6 +1,6 @@
-"""A small image classifier: features for the Fréchet distance, and for the perceptual loss.
+"""Classifier of small images: its features serve the Fréchet distance and the perceptual loss.
 
-It stands where Inception and LPIPS stand for photographs; its distances bear its own name.
+It takes the place that Inception and LPIPS have for photographs.
 """
 
 import dataclasses
@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from ddjax.models.vq import unit
+from ddjax.method.codes import unit
+from ddjax.runtime.layout import ParameterLayout
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,9 +29,11 @@ class ClassifierConfig:
 
 
 class Classifier(nnx.Module):
-    """Image [B, H, W, channels] in [-1, 1] -> logits [B, classes]."""
+    """A convolutional net on images [B, H, W, channels] in [-1, 1]: a `FeatureNet` with classes."""
 
     Config = ClassifierConfig
+    layout = ParameterLayout()
+    published = None
 
     def __init__(self, config: ClassifierConfig, *, rngs: nnx.Rngs) -> None:
         c = config
@@ -42,19 +45,25 @@ class Classifier(nnx.Module):
         self.dense = nnx.Linear(flat, c.features, rngs=rngs)
         self.head = nnx.Linear(c.features, c.num_classes, rngs=rngs)
 
+    @property
+    def num_classes(self) -> int:
+        """The config's."""
+        return self.config.num_classes
+
     def maps(self, images: jax.Array) -> list[jax.Array]:
-        """The feature maps of the three convolutions."""
+        """The feature maps [B, h, w, width] of the three convolutions."""
         maps = [jax.nn.gelu(self.conv1(images))]
         for layer in (self.conv2, self.conv3):
             maps.append(jax.nn.gelu(layer(maps[-1])))
         return maps
 
     def features(self, images: jax.Array) -> jax.Array:
-        """[B, features] of the last hidden layer."""
+        """Features [B, F] of the last hidden layer."""
         last = self.maps(images)[-1]
         return jax.nn.gelu(self.dense(last.reshape(last.shape[0], -1)))
 
     def __call__(self, images: jax.Array) -> jax.Array:
+        """Logits [B, num_classes]."""
         return self.head(self.features(images))
 
     def distance(self, a: jax.Array, b: jax.Array) -> jax.Array:

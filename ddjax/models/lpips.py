@@ -1,4 +1,4 @@
-"""LPIPS: the perceptual distance in the features of VGG-16 (arXiv 1801.03924).
+"""LPIPS: perceptual distance in the features of VGG-16 (arXiv 1801.03924).
 
 The backbone is torchvision's, the weights of the distances are those of github.com/richzhang/
 PerceptualSimilarity, version 0.1, with its scaling of the input.
@@ -9,6 +9,9 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 from flax import nnx
+
+from ddjax.models.published import PublishedWeights
+from ddjax.runtime.layout import ParameterLayout
 
 # Mean and standard deviation of ImageNet's colours, for images in [-1, 1].
 _SHIFT, _SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
@@ -29,8 +32,16 @@ class LPIPSConfig:
     dtype: str = "float32"
 
 
-class Level(nnx.Module):
-    """The convolutions of one resolution, each with a ReLU."""
+class VGGLevel(nnx.Module):
+    """The convolutions of one resolution, each with a ReLU: [B, h, w, inner] -> [B, h, w, outer].
+
+    Args:
+      inner: channels of the input.
+      outer: channels of each convolution.
+      count: number of convolutions.
+      dtype: of the computation.
+      rngs: of the initial weights.
+    """
 
     def __init__(
         self, inner: int, outer: int, count: int, dtype: jnp.dtype, rngs: nnx.Rngs
@@ -47,19 +58,22 @@ class Level(nnx.Module):
 
 
 class LPIPS(nnx.Module):
-    """Perceptual distance between images."""
+    """VGG-16 with a weight for each channel of its feature maps: a `FeatureNet` without classes."""
 
     Config = LPIPSConfig
+    layout = ParameterLayout()
+    num_classes = 0
+    published = PublishedWeights("pth", flags=("--linear=vgg.pth",))
 
     def __init__(self, config: LPIPSConfig, *, rngs: nnx.Rngs) -> None:
         c, dtype = config, jnp.dtype(config.dtype)
         self.config = c
         sizes = zip((3, *c.channels), c.channels, c.convolutions, strict=False)
-        self.levels = nnx.List([Level(*size, dtype, rngs) for size in sizes])
+        self.levels = nnx.List([VGGLevel(*size, dtype, rngs) for size in sizes])
         self.weights = nnx.List([nnx.Param(jnp.ones((width,)) / width) for width in c.channels])
 
     def maps(self, images: jax.Array) -> list[jax.Array]:
-        """The last feature maps of each resolution, float32, of images in [-1, 1]."""
+        """The last feature maps [B, h, w, width] of each resolution, float32."""
         shift, scale = (jnp.array(x).reshape(1, 1, 1, 3) for x in (_SHIFT, _SCALE))
         h, maps = (images - shift) / scale, []
         for i, level in enumerate(self.levels):
@@ -68,8 +82,12 @@ class LPIPS(nnx.Module):
         return maps
 
     def features(self, images: jax.Array) -> jax.Array:
-        """[B, channels] of the lowest resolution, averaged over positions."""
+        """Features [B, F]: the maps of the lowest resolution, averaged over positions."""
         return jnp.mean(self.maps(images)[-1], axis=(1, 2))
+
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """Logits [B, 0]: VGG-16's own classifier is left out."""
+        return jnp.zeros((len(images), 0))
 
     def distance(self, a: jax.Array, b: jax.Array) -> jax.Array:
         """Distance [B] between images [B, H, W, 3] in [-1, 1]; 0 for equal ones."""

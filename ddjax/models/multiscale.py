@@ -1,9 +1,9 @@
-"""VAR's multi-scale residual quantiser: a feature map as the sum of what several scales say.
+"""Multi-scale residual quantiser of VAR: a feature map as a sum of code vectors at several scales.
 
 A scale's code vectors are enlarged to the whole map and go through one of four shared residual
-convolutions phi; what they leave over is quantised at the next, finer scale. Follows
+convolutions phi; the remainder is quantised at the next, finer scale. Follows
 github.com/FoundationVision/VAR (arXiv 2404.02905, algorithms 1 and 2), so that its weights convert.
-Always float32: a rounding here is another id.
+Always float32: rounding would change ids.
 """
 
 import itertools
@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from ddjax import flow
-from ddjax.groups import Groups
+from ddjax.method import codes
+from ddjax.method.groups import Groups
 
 # Published for images of 256 pixels: 680 tokens.
 SCALES = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)
@@ -69,14 +69,20 @@ def area_matrix(size: int, wanted: int) -> np.ndarray:
 
 
 def resize(f_BHWC: jax.Array, matrix: np.ndarray) -> jax.Array:
-    """Apply a [wanted, size] matrix to both axes of square maps."""
+    """Apply a [wanted, size] matrix to both axes of square maps: [B, wanted, wanted, C]."""
     return jnp.einsum("yh,xw,bhwc->byxc", matrix, matrix, f_BHWC, precision=HIGHEST)
 
 
 class Quantiser(nnx.Module):
-    """Codebook and phi; feature maps are [B, H, W, C] with the last scale's size.
+    """Codebook and phi; feature maps [B, H, W, C] have the last scale's size.
 
-    Whoever holds one without training it takes `jax.lax.stop_gradient` of it.
+    A model that holds one and does not train it takes `jax.lax.stop_gradient` of it.
+
+    Args:
+      scales: tokens a side of each scale.
+      vocab_size: V.
+      code_dim: C.
+      rngs: of the initial weights.
     """
 
     def __init__(
@@ -84,7 +90,7 @@ class Quantiser(nnx.Module):
     ) -> None:
         self.scales = scales
         self.embedding = nnx.Param(jax.random.normal(rngs.params(), (vocab_size, code_dim)))
-        # Not named kernels: weight decay would pull them even where they have no gradient.
+        # Not named kernels, which decay: where they have no gradient they have to stay as they are.
         init = nnx.initializers.lecun_normal(batch_axis=0)
         self.phi_weights = nnx.Param(init(rngs.params(), (PHIS, 3, 3, code_dim, code_dim)))
         self.phi_biases = nnx.Param(jnp.zeros((PHIS, code_dim)))
@@ -95,7 +101,7 @@ class Quantiser(nnx.Module):
         return self.embedding[...]
 
     def spread(self, x_BSC: jax.Array, scale: int) -> jax.Array:
-        """What the vectors of a scale add to the map: enlarged, then 0.5 h + 0.5 conv(h)."""
+        """What a scale adds to the map [B, H, W, C]: 0.5 h + 0.5 phi(h), h its enlarged vectors."""
         size, grid = self.scales[scale], self.scales[-1]
         x = x_BSC.astype(jnp.float32).reshape(-1, size, size, x_BSC.shape[-1])
         h = resize(x, bicubic_matrix(size, grid))
@@ -112,7 +118,7 @@ class Quantiser(nnx.Module):
         return small.reshape(small.shape[0], -1, small.shape[-1])
 
     def maps(self, x_BPC: jax.Array) -> list[jax.Array]:
-        """The map before the first scale, which is zero, and after each of the scales in x."""
+        """Maps [B, H, W, C]: zeros before the first scale, then after each of the scales in x."""
         batch, tokens, channels = x_BPC.shape
         starts = Groups(tuple(size**2 for size in self.scales)).starts
         nothing = jnp.zeros((batch, self.scales[-1], self.scales[-1], channels))
@@ -123,16 +129,16 @@ class Quantiser(nnx.Module):
         return list(itertools.accumulate(parts, initial=nothing))
 
     def inputs(self, maps: list[jax.Array]) -> jax.Array:
-        """What a teacher reads at the second scale and on, [B, tokens, C], from `maps`."""
+        """A teacher's inputs at the second scale and on, [B, tokens, C], from `maps`."""
         none = maps[0].reshape(maps[0].shape[0], -1, maps[0].shape[-1])[:, :0]
         read = [self.shrink(f, i) for i, f in enumerate(maps) if i > 0]
         return jnp.concatenate([none, *read], axis=1)
 
     def residuals(self, f_BHWC: jax.Array) -> jax.Array:
-        """Vectors [B, L, C] before quantisation: what the coarser scales' codes leave over."""
+        """Vectors [B, L, C] before quantisation: the remainders of the coarser scales' codes."""
         vectors = []
         for scale in range(len(self.scales)):
             vectors.append(self.shrink(f_BHWC, scale))
-            codes = self.codebook[flow.nearest_ids(vectors[-1], self.codebook)]
-            f_BHWC = f_BHWC - self.spread(codes, scale)
+            coded = self.codebook[codes.nearest_ids(vectors[-1], self.codebook)]
+            f_BHWC = f_BHWC - self.spread(coded, scale)
         return jnp.concatenate(vectors, axis=1)

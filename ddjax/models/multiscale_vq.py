@@ -1,4 +1,4 @@
-"""VAR's tokenizer: image <-> ids of all scales, coarsest first.
+"""Multi-scale VQ tokenizer of VAR: image <-> ids of all scales, coarsest first.
 
 Encoder and decoder are those of `ddjax.models.vq`; the quantiser is `ddjax.models.multiscale`.
 Follows github.com/FoundationVision/VAR, so that its weights convert.
@@ -10,14 +10,17 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from ddjax import flow
+from ddjax.method import codes
+from ddjax.method.token_maps import TokenMaps
 from ddjax.models import vq
 from ddjax.models.multiscale import SCALES, Quantiser, check_scales
+from ddjax.models.published import PublishedWeights
+from ddjax.runtime.layout import ParameterLayout
 
 
 @dataclasses.dataclass(frozen=True)
-class MultiscaleVQConfig(vq.VQConfig):
-    """Sizes of the tokenizer: those of `ddjax.models.vq.VQConfig`, and the scales.
+class MultiscaleTokenizerConfig(vq.VQTokenizerConfig):
+    """Sizes of the tokenizer: those of `ddjax.models.vq.VQTokenizerConfig`, and the scales.
 
     Attributes:
       scales: tokens a side of each scale; the last is the grid.
@@ -33,13 +36,20 @@ class MultiscaleVQConfig(vq.VQConfig):
                 f"the last of scales {self.scales} must be image_size / {self.patch} = {self.grid}"
             )
 
+    @property
+    def token_maps(self) -> TokenMaps:
+        """The scales."""
+        return TokenMaps("scales", self.scales)
 
-class Tokenizer(nnx.Module):
-    """The tokenizer's side of the seam: encode, decode, codebook."""
 
-    Config = MultiscaleVQConfig
+class MultiscaleTokenizer(nnx.Module):
+    """A `ddjax.method.protocols.Tokenizer` whose codes are not normalised."""
 
-    def __init__(self, config: MultiscaleVQConfig, *, rngs: nnx.Rngs) -> None:
+    Config = MultiscaleTokenizerConfig
+    layout = ParameterLayout()
+    published = PublishedWeights("pth", {"scales": SCALES})
+
+    def __init__(self, config: MultiscaleTokenizerConfig, *, rngs: nnx.Rngs) -> None:
         c = config
         self.config = c
         self.encoder = vq.Encoder(c, rngs)
@@ -59,7 +69,7 @@ class Tokenizer(nnx.Module):
 
     def encode(self, images: jax.Array) -> jax.Array:
         """Ids [B, L] of images [B, H, W, channels] in [-1, 1]: scales in turn, each in raster."""
-        return flow.nearest_ids(self.features(images), self.codebook)
+        return codes.nearest_ids(self.features(images), self.codebook)
 
     def decode(self, x_BLC: jax.Array) -> jax.Array:
         """Images [B, H, W, channels] in [-1, 1] of code vectors taken as they are."""

@@ -1,7 +1,7 @@
-"""A small VQ tokenizer for small images: one token a patch, trained in seconds on a CPU.
+"""Patch VQ tokenizer for small images: one token a patch, trained in seconds on a CPU.
 
 The encoder sees its own patch only, so that a token means the same everywhere and a wrong token
-stays a local error; the decoder looks at the neighbours to smooth the seams.
+stays a local error; the decoder also sees the neighbours, to smooth the edges between patches.
 """
 
 import dataclasses
@@ -9,12 +9,14 @@ import dataclasses
 import jax
 from flax import nnx
 
-from ddjax import flow
-from ddjax.models.vq import unit
+from ddjax.method import codes
+from ddjax.method.codes import unit
+from ddjax.method.token_maps import TokenMaps
+from ddjax.runtime.layout import ParameterLayout
 
 
 @dataclasses.dataclass(frozen=True)
-class PatchVQConfig:
+class PatchTokenizerConfig:
     """Sizes.
 
     Attributes:
@@ -44,13 +46,20 @@ class PatchVQConfig:
         """Tokens per side."""
         return self.image_size // self.patch
 
+    @property
+    def token_maps(self) -> TokenMaps:
+        """One map."""
+        return TokenMaps("image_size", (self.grid,))
 
-class Tokenizer(nnx.Module):
-    """The tokenizer's side of the seam: encode, decode, codebook. Codes are on the unit sphere."""
 
-    Config = PatchVQConfig
+class PatchTokenizer(nnx.Module):
+    """A `ddjax.method.protocols.Tokenizer` whose codes have norm 1."""
 
-    def __init__(self, config: PatchVQConfig, *, rngs: nnx.Rngs) -> None:
+    Config = PatchTokenizerConfig
+    layout = ParameterLayout()
+    published = None
+
+    def __init__(self, config: PatchTokenizerConfig, *, rngs: nnx.Rngs) -> None:
         c = config
         self.config = c
         pixels = c.patch**2 * c.image_channels
@@ -74,7 +83,7 @@ class Tokenizer(nnx.Module):
 
     def encode(self, images: jax.Array) -> jax.Array:
         """Ids [B, L] of images [B, H, W, channels] in [-1, 1], in raster order."""
-        return flow.nearest_ids(self.features(images), self.codebook)
+        return codes.nearest_ids(self.features(images), self.codebook)
 
     def decode(self, x_BLC: jax.Array) -> jax.Array:
         """Images [B, H, W, channels], about in [-1, 1], of code vectors taken as they are."""

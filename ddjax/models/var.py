@@ -1,4 +1,4 @@
-"""VAR's class-conditional transformer as a teacher, and the student that starts from it.
+"""VAR: the teacher, a class-conditional AR transformer over scales, and its student.
 
 The teacher follows github.com/FoundationVision/VAR (arXiv 2404.02905), the student the released
 Distilled Decoding code, so that published weights of both convert.
@@ -11,43 +11,45 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from ddjax.groups import Groups
+from ddjax.method.groups import Groups
 from ddjax.models import layers
-from ddjax.models.multiscale import Quantiser
-from ddjax.models.multiscale_vq import Tokenizer
-from ddjax.models.var_blocks import Cache
-from ddjax.models.var_trunk import Between, Trunk, VARConfig, noise_or_data
+from ddjax.models.multiscale import SCALES, Quantiser
+from ddjax.models.multiscale_vq import MultiscaleTokenizer
+from ddjax.models.published import PublishedWeights
+from ddjax.models.var_blocks import VARCache
+from ddjax.models.var_trunk import Between, VARConfig, VARTrunk, noise_or_data
 
 
-class State(NamedTuple):
-    """What the teacher remembers between scales."""
+class VARState(NamedTuple):
+    """The teacher's cache between scales."""
 
     condition_B1D: jax.Array
-    map_BHWC: jax.Array  # the sum of what all scales so far say
-    cache: Cache
+    map_BHWC: jax.Array  # the sum over all scales so far
+    cache: VARCache
 
 
-class Teacher(nnx.Module):
-    """The teacher's side of the seam; see `ddjax.models.llamagen.Teacher` for the methods.
+class VARTeacher(nnx.Module):
+    """VAR, a `ddjax.method.protocols.Teacher` whose groups are scales.
 
-    A condition is a label per image, [B] int32. Groups are scales. The input of a scale is made
-    from the ids of all earlier ones by the quantiser, so the teacher holds the tokenizer's; it is
-    never trained here.
+    A condition is a label per image, [B] int32. The input of a scale is made from the ids of all
+    earlier ones by the quantiser, so the teacher holds the tokenizer's, which is not trained here.
     """
 
     Config = VARConfig
+    layout = VARTrunk.layout
+    published = PublishedWeights("pth", {"scales": SCALES})
 
     def __init__(self, config: VARConfig, *, rngs: nnx.Rngs) -> None:
         c = config
         self.config = c
-        self.trunk = Trunk(c, c.groups, rngs)
+        self.trunk = VARTrunk(c, c.groups, rngs)
         self.quantiser = Quantiser(c.scales, c.vocab_size, c.code_dim, rngs)
 
     @classmethod
     def from_tokenizer(
-        cls, config: VARConfig, tokenizer: Tokenizer, *, rngs: nnx.Rngs
-    ) -> "Teacher":
-        """A fresh teacher that holds the tokenizer's quantiser."""
+        cls, config: VARConfig, tokenizer: MultiscaleTokenizer, *, rngs: nnx.Rngs
+    ) -> "VARTeacher":
+        """A teacher with random weights and a copy of the tokenizer's quantiser."""
         teacher = cls(config, rngs=rngs)
         teacher.quantiser = jax.tree.map(jnp.copy, tokenizer.quantiser)
         return teacher
@@ -58,7 +60,7 @@ class Teacher(nnx.Module):
         return self.config.groups
 
     def null(self, condition: jax.Array) -> jax.Array:
-        """The condition that says nothing, in the shape of `condition`."""
+        """The null label for each image, [B]."""
         return self.trunk.condition.null(condition)
 
     def logits(self, ids_BL: jax.Array, condition: jax.Array) -> jax.Array:
@@ -67,14 +69,14 @@ class Teacher(nnx.Module):
         h, _ = self.trunk(h, state.condition_B1D, block_causal_mask(self.groups, h.shape[1]))
         return self.trunk.logits(h, state.condition_B1D)
 
-    def prefill(self, condition: jax.Array, ids_BP: jax.Array) -> tuple[jax.Array, State]:
-        """Read condition and the ids of the first n scales.
+    def prefill(self, condition: jax.Array, ids_BP: jax.Array) -> tuple[jax.Array, VARState]:
+        """Read the condition and the ids of the first n scales.
 
         The mask is block-causal here as in training. (The released code lets the scales of a
         prefix see each other both ways, which the teacher never learned.)
 
         Returns:
-          logits [B, tokens of scale n, V] of scale n, and what `step` goes on from.
+          logits [B, tokens of scale n, V] of scale n, and the state for `step`.
         """
         h, state = self._begin(condition, ids_BP)
         mask = block_causal_mask(self.groups, h.shape[1])
@@ -83,7 +85,7 @@ class Teacher(nnx.Module):
             cache=cache
         )
 
-    def step(self, ids_BS: jax.Array, group: int, state: State) -> tuple[jax.Array, State]:
+    def step(self, ids_BS: jax.Array, group: int, state: VARState) -> tuple[jax.Array, VARState]:
         """Append the ids of `group`; logits [B, tokens of scale group + 1, V] of the next scale."""
         quantiser = jax.lax.stop_gradient(self.quantiser)
         added = quantiser.spread(quantiser.codebook[ids_BS], group)
@@ -93,7 +95,7 @@ class Teacher(nnx.Module):
         h, cache = self.trunk(h, state.condition_B1D, None, state.cache)
         return self.trunk.logits(h, state.condition_B1D), state._replace(cache=cache)
 
-    def _begin(self, condition: jax.Array, ids_BP: jax.Array) -> tuple[jax.Array, State]:
+    def _begin(self, condition: jax.Array, ids_BP: jax.Array) -> tuple[jax.Array, VARState]:
         """Inputs of the first n + 1 scales from the ids of n, and the state before any of them."""
         quantiser = jax.lax.stop_gradient(self.quantiser)
         condition_B1D, _ = self.trunk.condition(condition)
@@ -102,7 +104,7 @@ class Teacher(nnx.Module):
         shape = (c.layers, ids_BP.shape[0], 0, c.heads, c.width // c.heads)
         empty = (jnp.zeros(shape, self.trunk.dtype),) * 2
         h = self.trunk.embed(condition_B1D, quantiser.inputs(maps))
-        return h, State(condition_B1D, maps[-1], empty)
+        return h, VARState(condition_B1D, maps[-1], empty)
 
 
 def block_causal_mask(groups: Groups, length: int) -> np.ndarray:
@@ -111,20 +113,22 @@ def block_causal_mask(groups: Groups, length: int) -> np.ndarray:
     return (scale[:, None] >= scale[None])[None, None]
 
 
-class Student(nnx.Module):
+class VARStudent(nnx.Module):
     """The one-pass student: reads X_k as vectors, predicts every token at its own position.
 
     The condition is a level of its own before the scales. A token sees the levels before its own,
-    and itself. Every block, and the heads, are told once more which positions are data. Two heads:
-    logits over the codebook, and a vector in code space.
+    and itself. Embeddings of noise and data are added to the input, in every block and before the
+    heads. Two heads give logits over the codebook and a vector in code space.
     """
 
     Config = VARConfig
+    layout = VARTrunk.layout
+    published = PublishedWeights("pth", {"scales": SCALES})
 
     def __init__(self, config: VARConfig, *, rngs: nnx.Rngs) -> None:
         c, dtype = config, jnp.dtype(config.dtype)
         self.config = c
-        self.trunk = Trunk(c, Groups((1, *c.groups.sizes)), rngs)
+        self.trunk = VARTrunk(c, Groups((1, *c.groups.sizes)), rngs)
         small = nnx.initializers.normal(0.02)
         # Row 0 says noise, row 1 data; the condition counts as data.
         self.noise_data_embed = nnx.Embed(2, c.width, embedding_init=small, rngs=rngs)
@@ -135,16 +139,16 @@ class Student(nnx.Module):
 
     @property
     def groups(self) -> Groups:
-        """As the teacher's."""
+        """The teacher's."""
         return self.config.groups
 
     @classmethod
-    def from_teacher(cls, teacher: Teacher, *, rngs: nnx.Rngs) -> "Student":
-        """A fresh student whose trunk is the teacher's.
+    def from_teacher(cls, teacher: VARTeacher, *, rngs: nnx.Rngs) -> "VARStudent":
+        """A student that starts from a copy of the teacher's trunk.
 
         The teacher predicts the first scale where it reads the condition; here that scale has a
-        place of its own, level and position 1, which start fresh. (The released code draws a row of
-        the class table anew instead.)
+        place of its own, level and position 1, whose embeddings start random. (The released code
+        draws a row of the class table anew instead.)
         """
         student = cls(teacher.config, rngs=rngs)
         trunk, fresh = jax.tree.map(jnp.copy, teacher.trunk), student.trunk
@@ -165,7 +169,7 @@ class Student(nnx.Module):
           condition: [B] labels.
 
         Returns:
-          logits [B, L, V] and vectors [B, L, C], float32. Both are meant for the noise positions.
+          logits [B, L, V] and vectors [B, L, C], float32, for the positions that are noise.
         """
         is_data = jnp.broadcast_to(self.groups.is_data(k), x_BLC.shape[:2])
         is_data = jnp.pad(is_data, ((0, 0), (1, 0)), constant_values=True)

@@ -1,4 +1,4 @@
-"""VAR's transformer block: AdaLN, attention between queries and keys of norm 1, GELU.
+"""Transformer block of VAR: AdaLN, attention between queries and keys of norm 1, GELU.
 
 Follows github.com/FoundationVision/VAR, so that its weights convert.
 """
@@ -9,15 +9,22 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from ddjax.method.codes import unit
 from ddjax.models.layers import adaptive_norm
-from ddjax.models.vq import unit
 
 # Keys and values of earlier positions, [B, T, H, K] each; of all blocks with an axis before.
-Cache = tuple[jax.Array, jax.Array]
+VARCache = tuple[jax.Array, jax.Array]
 
 
-class Attention(nnx.Module):
-    """Self-attention; a learned scale for each head stands for the norms of the queries."""
+class VARAttention(nnx.Module):
+    """Self-attention between unit queries and keys, with a learned scale for each head.
+
+    Args:
+      width: D.
+      heads: H; divides the width.
+      dtype: of the computation.
+      rngs: of the initial weights.
+    """
 
     def __init__(self, width: int, heads: int, dtype: jnp.dtype, rngs: nnx.Rngs) -> None:
         self.heads = heads
@@ -28,8 +35,18 @@ class Attention(nnx.Module):
         self.wo = nnx.Linear(width, width, dtype=dtype, rngs=rngs)
 
     def __call__(
-        self, x_BSD: jax.Array, mask: jax.Array | None, cache: Cache | None
-    ) -> tuple[jax.Array, Cache | None]:
+        self, x_BSD: jax.Array, mask: jax.Array | None, cache: VARCache | None
+    ) -> tuple[jax.Array, VARCache | None]:
+        """Attend from S positions.
+
+        Args:
+          x_BSD: inputs.
+          mask: bool, broadcast to [B, H, S, T]: which keys a query sees; None for all.
+          cache: keys and values of the earlier positions, if any.
+
+        Returns:
+          outputs [B, S, D], and the cache, longer by S.
+        """
         shape = (*x_BSD.shape[:2], self.heads, -1)
         no_k_bias = jnp.zeros_like(self.q_bias[...])
         bias = jnp.concatenate([self.q_bias[...], no_k_bias, self.v_bias[...]])
@@ -47,7 +64,7 @@ class Attention(nnx.Module):
 
 
 class MLP(nnx.Module):
-    """fc2(gelu(fc1 x)), four times as wide inside; GELU by tanh."""
+    """fc2(gelu(fc1 x)): [..., D] -> [..., D], four times as wide inside; GELU by tanh."""
 
     def __init__(self, width: int, dtype: jnp.dtype, rngs: nnx.Rngs) -> None:
         self.fc1 = nnx.Linear(width, 4 * width, dtype=dtype, rngs=rngs)
@@ -73,12 +90,19 @@ class Modulation(nnx.Module):
         return jnp.split(self.linear(jax.nn.silu(condition_B1D)), self.count, axis=-1)
 
 
-class Block(nnx.Module):
-    """Attention and MLP, each between an adaptive norm and a gate, with a residual."""
+class VARBlock(nnx.Module):
+    """Attention and MLP, each between an adaptive norm and a gate, with a residual.
+
+    Args:
+      width: D.
+      heads: H; divides the width.
+      dtype: of the computation.
+      rngs: of the initial weights.
+    """
 
     def __init__(self, width: int, heads: int, dtype: jnp.dtype, rngs: nnx.Rngs) -> None:
         self.modulation = Modulation(width, 6, rngs)
-        self.attention = Attention(width, heads, dtype, rngs)
+        self.attention = VARAttention(width, heads, dtype, rngs)
         self.mlp = MLP(width, dtype, rngs)
 
     def __call__(
@@ -87,8 +111,17 @@ class Block(nnx.Module):
         condition_B1D: jax.Array,
         mask: jax.Array | None,
         between_BSD: jax.Array | None,
-        cache: Cache | None,
-    ) -> tuple[jax.Array, Cache | None]:
+        cache: VARCache | None,
+    ) -> tuple[jax.Array, VARCache | None]:
+        """Outputs [B, S, D], and the cache.
+
+        Args:
+          h_BSD: inputs.
+          condition_B1D: of the adaptive norms and gates.
+          mask: bool, broadcast to [B, H, S, T]: which keys a query sees; None for all.
+          between_BSD: added between attention and MLP, if anything.
+          cache: keys and values of the earlier positions, if any.
+        """
         gate1, gate2, scale1, scale2, shift1, shift2 = self.modulation(condition_B1D)
         out, cache = self.attention(adaptive_norm(h_BSD, scale1, shift1), mask, cache)
         h_BSD = h_BSD + out * gate1.astype(out.dtype)

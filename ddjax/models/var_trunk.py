@@ -1,4 +1,4 @@
-"""The trunk that VAR's teacher and its student share: embeddings, scanned blocks, logits head."""
+"""VAR's trunk, which teacher and student share: embeddings, scanned blocks, logits head."""
 
 import dataclasses
 from typing import NamedTuple
@@ -7,12 +7,14 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from ddjax import sharding
-from ddjax.groups import Groups
+from ddjax.method.groups import Groups
+from ddjax.method.token_maps import TokenMaps
 from ddjax.models import layers
-from ddjax.models.condition import ClassCondition
+from ddjax.models.condition_embed import ClassEmbedding
 from ddjax.models.multiscale import SCALES, check_scales
-from ddjax.models.var_blocks import Block, Cache, Modulation
+from ddjax.models.var_blocks import Modulation, VARBlock, VARCache
+from ddjax.runtime import sharding
+from ddjax.runtime.layout import ParameterLayout
 
 # Depths that were published for images of 256 pixels.
 SIZES = {f"d{n}": {"layers": n, "heads": n, "width": 64 * n} for n in (16, 20, 24, 30)}
@@ -28,7 +30,7 @@ class VARConfig:
       width: D.
       layers: number of blocks.
       heads: number of heads; divides the width.
-      num_classes: class `num_classes` itself stands for "no condition".
+      num_classes: number of labels; the next one is the null label.
       scales: tokens a side of each scale, from 1 up.
       dtype: of the computation; parameters are float32.
     """
@@ -48,9 +50,9 @@ class VARConfig:
             raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
 
     @property
-    def grid(self) -> int:
-        """Tokens a side of the last scale."""
-        return self.scales[-1]
+    def token_maps(self) -> TokenMaps:
+        """The scales."""
+        return TokenMaps("scales", self.scales)
 
     @property
     def groups(self) -> Groups:
@@ -59,26 +61,28 @@ class VARConfig:
 
 
 class Between(NamedTuple):
-    """What the student adds inside every block: one of two rows, by what a position holds."""
+    """What the student adds in every block: a row for positions of noise, one for data."""
 
     is_data_BS: jax.Array
     rows_N2D: jax.Array  # for each of N blocks: noise, data
 
 
-class Trunk(nnx.Module):
+class VARTrunk(nnx.Module):
     """A sequence cut into `levels`: the condition at its first position, then code vectors."""
+
+    layout = ParameterLayout()
 
     def __init__(self, config: VARConfig, levels: Groups, rngs: nnx.Rngs) -> None:
         c, dtype = config, jnp.dtype(config.dtype)
         small = nnx.initializers.normal(0.02)
         self.levels, self.dtype = levels, dtype
-        self.condition = ClassCondition(c.num_classes, c.width, rngs)
+        self.condition = ClassEmbedding(c.num_classes, c.width, rngs)
         self.code_embed = nnx.Linear(c.code_dim, c.width, dtype=dtype, rngs=rngs)
         self.start = nnx.Param(small(rngs.params(), (c.width,)))
         self.level_embed = nnx.Param(small(rngs.params(), (levels.count, c.width)))
         self.position_embed = nnx.Param(small(rngs.params(), (levels.length, c.width)))
         self.blocks = layers.stacked(
-            lambda rngs: Block(c.width, c.heads, dtype, rngs), c.layers, rngs
+            lambda rngs: VARBlock(c.width, c.heads, dtype, rngs), c.layers, rngs
         )
         self.head_modulation = Modulation(c.width, 2, rngs)
         self.head = nnx.Linear(
@@ -92,7 +96,7 @@ class Trunk(nnx.Module):
         return self.place(h, 0)
 
     def place(self, h_BSD: jax.Array, position: int) -> jax.Array:
-        """Add what says level and position; `position` is that of the first of S."""
+        """Add the embeddings of level and position to [B, S, D]; `position` is the first of S."""
         table = self.level_embed[self.levels.of_token] + self.position_embed[...]
         return (h_BSD + table[None, position : position + h_BSD.shape[1]]).astype(self.dtype)
 
@@ -101,9 +105,9 @@ class Trunk(nnx.Module):
         h_BSD: jax.Array,
         condition_B1D: jax.Array,
         mask: jax.Array | None,
-        cache: Cache | None = None,
+        cache: VARCache | None = None,
         between: Between | None = None,
-    ) -> tuple[jax.Array, Cache | None]:
+    ) -> tuple[jax.Array, VARCache | None]:
         """Run all blocks.
 
         Args:
@@ -117,14 +121,16 @@ class Trunk(nnx.Module):
           h [B, S, D] and the cache, longer by S.
         """
 
-        def body(h: jax.Array, block: Block, others: tuple) -> tuple:
+        def body(h: jax.Array, block: VARBlock, others: tuple) -> tuple:
             layer_cache, rows_2D = others
             added = None if rows_2D is None else noise_or_data(between.is_data_BS, rows_2D)
             return block(h, condition_B1D, mask, added, layer_cache)
 
         rows = None if between is None else between.rows_N2D.astype(self.dtype)
         others = (cache, rows)
-        return sharding.scan_gathered(body, h_BSD, self.blocks, others, unroll=layers.UNROLL)
+        return sharding.scan_gathered(
+            body, h_BSD, self.blocks, others, layout=self.layout, unroll=layers.UNROLL
+        )
 
     def logits(self, h_BSD: jax.Array, condition_B1D: jax.Array) -> jax.Array:
         """[B, S, V] float32."""

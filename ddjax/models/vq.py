@@ -1,4 +1,4 @@
-"""The VQ tokenizer of LlamaGen (VQ-16, VQ-8 and any smaller): image <-> ids.
+"""VQ tokenizer of LlamaGen (VQ-16, VQ-8 and any smaller): image <-> ids.
 
 Channels last; follows github.com/FoundationVision/LlamaGen, so that its weights convert.
 """
@@ -6,14 +6,17 @@ Channels last; follows github.com/FoundationVision/LlamaGen, so that its weights
 import dataclasses
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 
-from ddjax import flow
+from ddjax.method import codes
+from ddjax.method.codes import unit
+from ddjax.method.token_maps import TokenMaps
+from ddjax.models.published import PublishedWeights
+from ddjax.runtime.layout import ParameterLayout
 
 
 @dataclasses.dataclass(frozen=True)
-class VQConfig:
+class VQTokenizerConfig:
     """Sizes of the tokenizer; one token covers 2^(len(multipliers) - 1) pixels a side.
 
     Attributes:
@@ -59,14 +62,26 @@ class VQConfig:
         """Tokens per side."""
         return self.image_size // self.patch
 
+    @property
+    def token_maps(self) -> TokenMaps:
+        """One map."""
+        return TokenMaps("image_size", (self.grid,))
+
 
 def conv(channels_in: int, channels_out: int, size: int, rngs: nnx.Rngs) -> nnx.Conv:
-    """A square convolution that keeps the size."""
+    """A square convolution that keeps the size.
+
+    Args:
+      channels_in: of the input.
+      channels_out: of the output.
+      size: of the kernel.
+      rngs: of the initial weights.
+    """
     return nnx.Conv(channels_in, channels_out, (size, size), rngs=rngs)
 
 
 class NormSwish(nnx.Module):
-    """Group norm, then x * sigmoid(x)."""
+    """Group norm, then x * sigmoid(x); the shape stays."""
 
     def __init__(self, channels: int, groups: int, rngs: nnx.Rngs) -> None:
         self.norm = nnx.GroupNorm(channels, num_groups=groups, epsilon=1e-6, rngs=rngs)
@@ -76,7 +91,14 @@ class NormSwish(nnx.Module):
 
 
 class ResBlock(nnx.Module):
-    """Two 3x3 convolutions with a residual, through a 1x1 where the channels change."""
+    """Two 3x3 convolutions with a residual: [B, h, w, inner] -> [B, h, w, outer].
+
+    Args:
+      inner: channels of the input; where they change, the residual goes through a 1x1 convolution.
+      outer: channels of the output.
+      groups: of the group norms.
+      rngs: of the initial weights.
+    """
 
     def __init__(self, inner: int, outer: int, groups: int, rngs: nnx.Rngs) -> None:
         self.norm1 = NormSwish(inner, groups, rngs)
@@ -91,7 +113,7 @@ class ResBlock(nnx.Module):
 
 
 class AttentionBlock(nnx.Module):
-    """Single-head self-attention over the positions of the feature map, with a residual."""
+    """Single-head self-attention over the positions of [B, h, w, channels], with a residual."""
 
     def __init__(self, channels: int, groups: int, rngs: nnx.Rngs) -> None:
         self.norm = nnx.GroupNorm(channels, num_groups=groups, epsilon=1e-6, rngs=rngs)
@@ -104,8 +126,17 @@ class AttentionBlock(nnx.Module):
         return x + self.out(jax.nn.dot_product_attention(q, k, v).reshape(x.shape))
 
 
-class Level(nnx.Module):
-    """The residual blocks of one resolution, attention behind each where there is any."""
+class VQLevel(nnx.Module):
+    """The residual blocks of one resolution: [B, h, w, inner] -> [B, h, w, outer].
+
+    Args:
+      inner: channels of the input.
+      outer: channels of each block.
+      blocks: how many.
+      attention: whether attention follows each block.
+      groups: of the group norms.
+      rngs: of the initial weights.
+    """
 
     def __init__(
         self, inner: int, outer: int, blocks: int, attention: bool, groups: int, rngs: nnx.Rngs
@@ -124,7 +155,7 @@ class Level(nnx.Module):
 
 
 class Middle(nnx.Module):
-    """Residual block, attention, residual block at the lowest resolution."""
+    """Residual block, attention, residual block on the lowest resolution's [B, h, w, channels]."""
 
     def __init__(self, channels: int, groups: int, rngs: nnx.Rngs) -> None:
         self.res1 = ResBlock(channels, channels, groups, rngs)
@@ -138,13 +169,13 @@ class Middle(nnx.Module):
 class Encoder(nnx.Module):
     """Image [B, H, W, channels] in [-1, 1] -> features [B, h, w, z_channels]."""
 
-    def __init__(self, c: VQConfig, rngs: nnx.Rngs) -> None:
+    def __init__(self, c: VQTokenizerConfig, rngs: nnx.Rngs) -> None:
         widths = [c.channels * m for m in c.multipliers]
         last = len(widths) - 1
         self.conv_in = conv(c.image_channels, c.channels, 3, rngs)
         self.levels = nnx.List(
             [
-                Level(inner, outer, c.blocks, i == last, c.norm_groups, rngs)
+                VQLevel(inner, outer, c.blocks, i == last, c.norm_groups, rngs)
                 for i, (inner, outer) in enumerate(
                     zip([c.channels, *widths], widths, strict=False)
                 )
@@ -173,13 +204,13 @@ class Encoder(nnx.Module):
 class Decoder(nnx.Module):
     """Features [B, h, w, z_channels] -> image [B, H, W, channels], not clamped."""
 
-    def __init__(self, c: VQConfig, rngs: nnx.Rngs) -> None:
+    def __init__(self, c: VQTokenizerConfig, rngs: nnx.Rngs) -> None:
         widths = [c.channels * m for m in reversed(c.multipliers)]
         self.conv_in = conv(c.z_channels, widths[0], 3, rngs)
         self.middle = Middle(widths[0], c.norm_groups, rngs)
         self.levels = nnx.List(
             [
-                Level(inner, outer, c.blocks + 1, i == 0, c.norm_groups, rngs)
+                VQLevel(inner, outer, c.blocks + 1, i == 0, c.norm_groups, rngs)
                 for i, (inner, outer) in enumerate(zip([widths[0], *widths], widths, strict=False))
             ]
         )
@@ -196,12 +227,14 @@ class Decoder(nnx.Module):
         return self.conv_out(self.norm_out(h))
 
 
-class Tokenizer(nnx.Module):
-    """The tokenizer's side of the seam: encode, decode, codebook. Codes are on the unit sphere."""
+class VQTokenizer(nnx.Module):
+    """A `ddjax.method.protocols.Tokenizer` whose codes have norm 1."""
 
-    Config = VQConfig
+    Config = VQTokenizerConfig
+    layout = ParameterLayout()
+    published = PublishedWeights("pt")
 
-    def __init__(self, config: VQConfig, *, rngs: nnx.Rngs) -> None:
+    def __init__(self, config: VQTokenizerConfig, *, rngs: nnx.Rngs) -> None:
         self.config = config
         self.encoder = Encoder(config, rngs)
         self.quant_conv = conv(config.z_channels, config.code_dim, 1, rngs)
@@ -222,15 +255,10 @@ class Tokenizer(nnx.Module):
 
     def encode(self, images: jax.Array) -> jax.Array:
         """Ids [B, L] of images [B, H, W, channels] in [-1, 1], in raster order."""
-        return flow.nearest_ids(self.features(images), self.codebook)
+        return codes.nearest_ids(self.features(images), self.codebook)
 
     def decode(self, x_BLC: jax.Array) -> jax.Array:
         """Images [B, H, W, channels], about in [-1, 1], of code vectors taken as they are."""
         grid = self.config.grid
         z = x_BLC.reshape(x_BLC.shape[0], grid, grid, x_BLC.shape[-1])
         return self.decoder(self.post_quant_conv(z))
-
-
-def unit(x: jax.Array) -> jax.Array:
-    """Vectors of norm 1 along the last axis (PyTorch's normalize: eps 1e-12)."""
-    return x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-12)

@@ -1,0 +1,223 @@
+"""Config checks: values out of range and contradictions, refused before anything is computed.
+
+Every refusal names the key, what was found and what would be right.
+"""
+
+import math
+import re
+from typing import Any
+
+from ddjax.config.schema import DATA_SETS, NO_DATA, Config, ModelSection, TrainSection
+from ddjax.method import ways
+from ddjax.models import MODELS
+from ddjax.runtime.errors import UserError
+
+
+def _require(holds: bool, where: str, found: Any, wanted: str) -> None:
+    if not holds:
+        raise UserError(f"config.{where}: got {found}, must be {wanted}")
+
+
+def _require_count(where: str, found: int) -> None:
+    """Pairs and images are numbered in 32 bits."""
+    _require(1 <= found < 2**31, where, found, "in 1..2^31-1")
+
+
+def check(c: Config) -> None:
+    """Raise UserError for the first thing that cannot work."""
+    _require(c.restore in ("latest", "previous"), "restore", c.restore, "latest or previous")
+    ok = not c.profile or (len(c.profile) == 2 and 0 <= c.profile[0] < c.profile[1])
+    _require(ok, "profile", c.profile, "two rising step numbers, such as 100,110")
+    _require(c.mesh.fsdp >= 1, "mesh.fsdp", c.mesh.fsdp, ">= 1")
+    _require(c.hosts.count >= 1, "hosts.count", c.hosts.count, ">= 1")
+    index, count = c.hosts.index, c.hosts.count
+    _require(0 <= index < count, "hosts.index", index, f"in 0..{count - 1}, below hosts.count")
+    alone = count == 1 or bool(c.hosts.coordinator)
+    _require(alone, "hosts.coordinator", "none", f"HOST:PORT, for hosts.count {count}")
+    ok = re.fullmatch(r"|auto|\S+:\d{1,5}", c.hosts.coordinator)
+    _require(bool(ok), "hosts.coordinator", c.hosts.coordinator, "auto or HOST:PORT")
+    _require(0 <= c.seed < 2**32, "seed", c.seed, "in 0..2^32-1")
+    _check_models(c)
+    _check_guidance(c)
+    _check_student(c)
+    _check_methods(c)
+    for where, train in _trainings(c).items():
+        _check_train(where, train)
+    for key in ("count", "per_shard", "batch"):
+        _require_count(f"pairs.{key}", getattr(c.pairs, key))
+    batch, count = c.distill.train.batch, c.pairs.count
+    _require(batch <= count, "distill.train.batch", batch, f"at most pairs.count {count}")
+    for key in ("batch", "sets", "neighbours"):
+        _require(getattr(c.evaluate, key) >= 1, f"evaluate.{key}", getattr(c.evaluate, key), ">= 1")
+    samples, fewest = c.evaluate.samples, c.evaluate.neighbours + 1
+    _require_count("evaluate.samples", samples)
+    _require(samples >= fewest, "evaluate.samples", samples, f">= {fewest}, neighbours + 1")
+    _require(c.flow.steps >= c.flow.order, "flow.steps", c.flow.steps, ">= flow.order")
+    _require(1 <= c.flow.order <= 5, "flow.order", c.flow.order, "in 1..5")
+    _require(0 < c.flow.reach < math.inf, "flow.reach", c.flow.reach, "> 0")
+    for where, weight in (
+        ("tokenizer.commitment", c.tokenizer.commitment),
+        ("tokenizer.entropy", c.tokenizer.entropy),
+        ("distill.cross_entropy", c.distill.cross_entropy),
+        ("distill.perceptual", c.distill.perceptual),
+    ):
+        _require(0 <= weight < math.inf, where, weight, ">= 0, the weight of a loss")
+
+
+def _models(c: Config) -> dict[str, ModelSection]:
+    return {
+        "tokenizer": c.tokenizer,
+        "teacher": c.teacher,
+        "distill.perceptual_net": c.distill.perceptual_net,
+        "evaluate.features": c.evaluate.features,
+    }
+
+
+def _trainings(c: Config) -> dict[str, TrainSection]:
+    models = {f"{where}.train": part.train for where, part in _models(c).items() if part.train}
+    return {**models, "distill.train": c.distill.train}
+
+
+def _check_train(where: str, train: TrainSection) -> None:
+    for key in ("steps", "batch", "accumulate", "log_every", "checkpoint_every", "keep"):
+        _require(getattr(train, key) >= 1, f"{where}.{key}", getattr(train, key), ">= 1")
+    batch, parts = train.batch, train.accumulate
+    _require(batch % parts == 0, f"{where}.accumulate", parts, f"a divisor of batch {batch}")
+    rate, b2, decay = train.learning_rate, train.b2, train.weight_decay
+    _require(0 < rate < math.inf, f"{where}.learning_rate", rate, "> 0")
+    _require(0 <= b2 < 1, f"{where}.b2", b2, "in [0, 1)")
+    _require(0 <= decay < math.inf, f"{where}.weight_decay", decay, ">= 0")
+    _require(0 <= train.ema < 1, f"{where}.ema", train.ema, "in [0, 1)")
+    _require(train.clip > 0, f"{where}.clip", train.clip, "> 0")
+    last = train.steps - 1  # the rate falls in at least one step
+    _require(
+        0 <= train.warmup <= last, f"{where}.warmup", train.warmup, f"in 0..{last}, below steps"
+    )
+
+
+def _check_models(c: Config) -> None:
+    tokenizer, teacher = c.tokenizer.model, c.teacher.model
+    _require(c.data.name in DATA_SETS, "data.name", c.data.name, f"one of {', '.join(DATA_SETS)}")
+    for key in ("copies", "image_size"):
+        _require(getattr(c.data, key) >= 1, f"data.{key}", getattr(c.data, key), ">= 1")
+    _check_conditions(c)
+    vocab = tokenizer.vocab_size
+    _require(1 <= vocab <= 2**16, "tokenizer.model.vocab_size", vocab, "in 1..65536: 16-bit ids")
+    for key in ("vocab_size", "code_dim"):
+        ours, theirs = getattr(teacher, key), getattr(tokenizer, key)
+        _require(ours == theirs, f"teacher.model.{key}", ours, f"the tokenizer's, {theirs}")
+    (key, ours), (theirs_key, theirs) = teacher.token_maps, tokenizer.token_maps
+    _require(
+        ours == theirs, f"teacher.model.{key}", _listed(ours),
+        f"the tokenizer's, {_listed(theirs)}, which tokenizer.model.{theirs_key} sets",
+    )
+    for where, part in _models(c).items():
+        _require(
+            part.train is not None or bool(part.weights), f"{where}.weights", "none",
+            f"a model folder, or {where}.train must say how it is trained here",
+        )
+        unused = where == "distill.perceptual_net" and not c.distill.perceptual
+        _require(
+            c.data.name != NO_DATA or bool(part.weights) or unused, f"{where}.weights", "none",
+            "a model folder: with data.name none there are no images to train it on",
+        )
+        ours, theirs = getattr(part.model, "image_size", None), c.data.image_size
+        _require(
+            ours in (None, theirs), f"{where}.model.image_size", ours,
+            f"{theirs}, as data.image_size",
+        )
+        # All the data sets are grey.
+        channels = tokenizer.image_channels if c.data.name == NO_DATA else 1
+        ours = getattr(part.model, "image_channels", channels)
+        _require(ours == channels, f"{where}.model.image_channels", ours, f"{channels}, the data's")
+
+
+def _listed(numbers: tuple[int, ...]) -> str:
+    return ",".join(map(str, numbers))
+
+
+def _check_conditions(c: Config) -> None:
+    """Either classes, and as many everywhere, or captions."""
+    classes, captions = c.data.num_classes, bool(c.data.captions)
+    _require(classes >= 0, "data.num_classes", classes, ">= 1, or 0 with data.captions")
+    _require(
+        captions == (classes == 0), "data.captions", c.data.captions or "none",
+        "a file of captions, or data.num_classes above 0" if not captions
+        else f"none with data.num_classes {classes}",
+    )
+    for where, part in _models(c).items():
+        ours = getattr(part.model, "num_classes", None)
+        of_images = where not in ("teacher", "tokenizer") and captions  # may classify otherwise
+        _require(
+            ours in (None, classes) or of_images, f"{where}.model.num_classes", ours,
+            f"{classes}, as data.num_classes",
+        )
+    _require(
+        not captions or c.data.name == NO_DATA, "data.name", c.data.name,
+        "none with data.captions: there are no images with captions to train on",
+    )
+
+
+def _check_guidance(c: Config) -> None:
+    g, vocab = c.guidance, c.teacher.model.vocab_size
+    schedules = ("constant", "linear")
+    _require(g.schedule in schedules, "guidance.schedule", g.schedule, "constant or linear")
+    least = 1 if g.schedule == "constant" else 0
+    _require(
+        least <= g.scale < math.inf, "guidance.scale", g.scale,
+        f">= {least}, which is none, for schedule {g.schedule}",
+    )
+    ok = g.interval == -1 or (g.interval >= 0 and g.schedule == "constant")
+    _require(ok, "guidance.interval", g.interval, "-1 (all groups), or >= 0 for schedule constant")
+    _require(0 < g.temperature < math.inf, "guidance.temperature", g.temperature, "> 0")
+    _require(0 <= g.top_k <= vocab, "guidance.top_k", g.top_k, f"in 0..{vocab} (0: all)")
+    _require(0 < g.top_p <= 1, "guidance.top_p", g.top_p, "in (0, 1]")
+    dropout = c.teacher.label_dropout
+    _require(0 <= dropout < 1, "teacher.label_dropout", dropout, "in [0, 1)")
+    _require(
+        dropout > 0 or not g.is_guided, "teacher.label_dropout", dropout,
+        f"> 0 for guidance.scale {g.scale}: guidance needs a teacher that also learned no condition"
+    )
+
+
+def _check_student(c: Config) -> None:
+    s, count = c.student, c.groups.count
+    students = [
+        kind for kind, cls in MODELS.items()
+        if hasattr(cls, "from_teacher") and cls.Config is type(c.teacher.model)
+    ]
+    _require(
+        s.kind in students, "student.kind", s.kind,
+        f"a student of {c.teacher.kind}: {', '.join(students)}",
+    )
+    _require(0 <= s.split <= count, "student.split", s.split, f"in 0..{count} groups")
+    rising = all(a < b for a, b in zip(s.steps, s.steps[1:], strict=False))
+    ok = bool(s.steps) and s.steps[0] == 0 and rising and s.steps[-1] < count
+    _require(ok, "student.steps", s.steps, f"rising from 0, below the {count} groups")
+    _require(
+        c.distill.perceptual > 0 or s.split == count or bool(s.weights), "student.split", s.split,
+        f"{count}, all groups, with distill.perceptual=0: nothing else trains the vector head",
+    )
+
+
+def _check_methods(c: Config) -> None:
+    _require(bool(c.evaluate.methods), "evaluate.methods", "none", "one or more")
+    for where, names in (
+        ("evaluate.methods", c.evaluate.methods), ("sample.method", (c.sample.method,)),
+    ):
+        for way in map(ways.parse, names):
+            if problem := way.problem(c.groups, c.sampling):
+                raise UserError(f"config.{where}: {way.name}: {problem}")
+            if "marginals" in way.reads:
+                _check_marginals(c, where, way)
+    _require_count("sample.count", c.sample.count)
+
+
+def _check_marginals(c: Config, where: str, way: ways.Way) -> None:
+    classes = c.data.num_classes
+    if way.needs_classes:
+        _require(classes > 0, where, way.name, "onestep_all with captions: there are no classes")
+    _require(
+        c.pairs.count >= classes, "pairs.count", c.pairs.count,
+        f">= {classes}, a pair of each class, for {way.name}",
+    )

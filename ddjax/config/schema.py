@@ -1,0 +1,259 @@
+"""Configuration of a run: frozen dataclasses, a section each.
+
+`ddjax.config.reading` makes it from a file under configs/, `ddjax.config.checks` refuses what
+cannot work.
+"""
+
+import dataclasses
+from typing import Any
+
+from ddjax.method.flow import Solver
+from ddjax.method.groups import Groups
+from ddjax.method.guidance import Guidance
+from ddjax.method.sampling import Settings
+
+NO_DATA = "none"
+DATA_SETS = ("digits", "fashion_mnist", NO_DATA)
+
+
+@dataclasses.dataclass(frozen=True)
+class DataSection:
+    """Images, and what they are conditioned on.
+
+    Attributes:
+      name: digits, fashion_mnist, or none: distilling needs no images.
+      image_size: pixels a side; images of another size are resized.
+      num_classes: number of labels; 0 with captions.
+      directory: of Fashion-MNIST's IDX files; "" goes by TFDS.
+      copies: of each image, all but the first slightly turned, scaled and moved; they count as
+        data. For sets so small that a teacher learns them by heart within a minute.
+      captions: file of captions (`ddjax.data.conditions.read_captions`); "" for classes.
+    """
+
+    name: str
+    image_size: int
+    num_classes: int
+    directory: str = ""
+    copies: int = 1
+    captions: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainSection:
+    """One run of the training loop: AdamW, warm-up then cosine to zero, clipping, EMA.
+
+    Attributes:
+      steps: updates.
+      batch: examples in each, over all devices.
+      accumulate: a batch is computed in so many parts, one after another, so that it fits; a mean
+        over each part, then over the parts.
+      learning_rate: the highest, after `warmup` steps.
+      weight_decay: on matrices only.
+      clip: largest global norm of the gradient.
+      ema: largest decay of the averaged weights; step n uses min(ema, (1 + n) / (10 + n)).
+      log_every: steps between TensorBoard scalars; pictures come ten times in a run.
+      checkpoint_every: steps between checkpoints.
+      keep: checkpoints kept.
+    """
+
+    steps: int
+    batch: int
+    learning_rate: float
+    warmup: int = 100
+    weight_decay: float = 0.0
+    clip: float = 1.0
+    b2: float = 0.95
+    ema: float = 0.999
+    accumulate: int = 1
+    log_every: int = 50
+    checkpoint_every: int = 500
+    keep: int = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelSection:
+    """A model, and where its weights come from: trained here, or a model folder.
+
+    Attributes:
+      kind: of `ddjax.models.MODELS`.
+      model: its sizes, that kind's own frozen dataclass.
+      train: how it is trained here, where `weights` is empty.
+      weights: its model folder, or "random" to try things out.
+    """
+
+    kind: str
+    model: Any
+    train: TrainSection | None = None
+    weights: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenizerSection(ModelSection):
+    """The VQ tokenizer; weights of its loss beside the squared error of the pixels.
+
+    Attributes:
+      commitment: squared distance of features and codes, as seen by the encoder.
+      entropy: keeps the codebook in use (entropy of a feature less that of the batch).
+    """
+
+    commitment: float = 0.25
+    entropy: float = 0.05
+
+
+@dataclasses.dataclass(frozen=True)
+class TeacherSection(ModelSection):
+    """The AR teacher; `label_dropout` is the share of labels replaced by "no condition"."""
+
+    label_dropout: float = 0.1
+
+
+@dataclasses.dataclass(frozen=True)
+class PairsSection:
+    """Pairs (noise index, condition, ids).
+
+    Attributes:
+      count: how many.
+      per_shard: in a file.
+      batch: made at once on each device; which devices and how many does not matter to a pair.
+    """
+
+    count: int
+    per_shard: int
+    batch: int
+
+
+@dataclasses.dataclass(frozen=True)
+class StudentSection:
+    """The student and how it is sampled from.
+
+    Attributes:
+      kind: of `ddjax.models.MODELS`; sizes are the teacher's.
+      steps: the values of k it is trained on and sampled with, in order; the first is 0.
+      split: the first `split` groups are read from the logits, the rest from the vector head.
+      weights: a model folder to sample from and evaluate, in place of the stage `distill`.
+    """
+
+    kind: str
+    steps: tuple[int, ...]
+    split: int
+    weights: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class DistillSection:
+    """Training of the student: weights of the two losses, and the net of the perceptual one."""
+
+    train: TrainSection
+    perceptual_net: ModelSection
+    cross_entropy: float = 1.0
+    perceptual: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluateSection:
+    """What the report measures.
+
+    Attributes:
+      samples: images in a set of samples.
+      sets: independent sets of samples for each row; figures are means over them, and where there
+        is more than one, standard deviations.
+      batch: images made at once on each device; on one in the stage `sample`.
+      methods: rows, by name (`ddjax.method.ways`).
+      neighbours: k of precision and recall.
+      features: the net whose features are compared; not the one of the perceptual loss.
+    """
+
+    samples: int
+    batch: int
+    methods: tuple[str, ...]
+    features: ModelSection
+    sets: int = 3
+    neighbours: int = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class SampleSection:
+    """Images to draw.
+
+    Attributes:
+      method: how, by name (`ddjax.method.ways`).
+      labels: classes to draw, where the teacher is conditioned on classes.
+      captions: numbers of the captions to draw, where it is conditioned on captions.
+      count: how many to draw, of all conditions in turn, where none are named.
+    """
+
+    method: str = "student_1step"
+    labels: tuple[int, ...] = ()
+    captions: tuple[int, ...] = ()
+    count: int = 20
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshSection:
+    """How the devices share the work: `fsdp` of them hold one copy of what is trained.
+
+    Parameters, their average and the optimizer's state are cut into `fsdp` parts; there are
+    devices / fsdp such copies, and every device has its share of the batch.
+    """
+
+    fsdp: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class HostsSection:
+    """The processes of a run.
+
+    Attributes:
+      coordinator: "" for one process; "auto" where JAX finds the others (TPU pods, SLURM, GKE);
+        else HOST:PORT, a free port of the first process' machine.
+      count: how many processes there are, for HOST:PORT.
+      index: which of them this is, from 0.
+    """
+
+    coordinator: str = ""
+    count: int = 1
+    index: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Everything a run needs; see the classes of the fields.
+
+    Attributes:
+      restore: the checkpoint to continue from: latest or previous, the one before.
+      profile: two numbers: training steps to trace for TensorBoard, from the first to just before
+        the second; none by default.
+    """
+
+    name: str
+    seed: int
+    stages: tuple[str, ...]
+    data: DataSection
+    tokenizer: TokenizerSection
+    teacher: TeacherSection
+    pairs: PairsSection
+    student: StudentSection
+    distill: DistillSection
+    evaluate: EvaluateSection
+    guidance: Guidance = dataclasses.field(default_factory=Guidance)
+    flow: Solver = dataclasses.field(default_factory=Solver)
+    sample: SampleSection = SampleSection()
+    mesh: MeshSection = MeshSection()
+    hosts: HostsSection = HostsSection()
+    restore: str = "latest"
+    profile: tuple[int, ...] = ()
+
+    @property
+    def groups(self) -> Groups:
+        """The teacher's groups."""
+        return self.teacher.model.groups
+
+    @property
+    def student_model(self) -> ModelSection:
+        """The student; its sizes are the teacher's."""
+        return ModelSection(self.student.kind, self.teacher.model, weights=self.student.weights)
+
+    @property
+    def sampling(self) -> Settings:
+        """The numbers behind the ways of sampling."""
+        return Settings(self.student.steps, self.student.split, self.guidance, self.flow)

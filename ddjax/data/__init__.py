@@ -1,0 +1,1 @@
+"""Data: examples to learn from, and their order."""

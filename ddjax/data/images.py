@@ -1,0 +1,103 @@
+"""Images with labels: the digits that scikit-learn bundles, and Fashion-MNIST."""
+
+import gzip
+import zlib
+from pathlib import Path
+
+import jax
+import numpy as np
+import scipy.ndimage
+
+from ddjax.config.schema import DataSection
+from ddjax.runtime.errors import UserError
+
+
+def load(config: DataSection) -> dict[str, np.ndarray]:
+    """All images, copies included.
+
+    Returns:
+      {"image": float32 [N, H, W, 1] in [-1, 1], "label": int32 [N], "source": int32 [N], which
+      image of the data set each is a copy of}.
+
+    Raises:
+      UserError: a label that is no class, or files that are missing or not IDX.
+    """
+    loaders = {"digits": _digits, "fashion_mnist": _fashion_mnist}
+    images, labels = loaders[config.name](config)
+    if labels.max() >= config.num_classes:
+        raise UserError(
+            f"config.data.num_classes: got {config.num_classes}, must be >= {labels.max() + 1}: "
+            f"{config.name} has a label {labels.max()}"
+        )
+    images = images.astype(np.float32) / images.max() * 2 - 1
+    if images.shape[1] != config.image_size:
+        shape = (len(images), config.image_size, config.image_size)
+        images = np.asarray(jax.image.resize(images, shape, "linear", antialias=True))
+    source = np.tile(np.arange(len(images), dtype=np.int32), config.copies)
+    images = _copies(images, config.copies)
+    return {
+        "image": images[..., None],
+        "label": np.tile(labels.astype(np.int32), config.copies),
+        "source": source,
+    }
+
+
+def _copies(images: np.ndarray, count: int) -> np.ndarray:
+    """The images [N, H, W] and `count - 1` jittered copies of all of them, [count * N, H, W]."""
+    rng = np.random.default_rng(0)
+    jittered = [[_jitter(image, rng) for image in images] for _ in range(count - 1)]
+    return np.concatenate([images, *map(np.stack, jittered)])
+
+
+def _jitter(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Turn by 5 degrees, scale by 4 %, move by 0.4 pixels (each a standard deviation)."""
+    angle, scale = np.deg2rad(5) * rng.normal(), np.exp(0.04 * rng.normal())
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]) / scale
+    centre = (np.array(image.shape[:2]) - 1) / 2
+    offset = centre - turn @ centre + 0.4 * rng.normal(size=2)
+    return np.clip(scipy.ndimage.affine_transform(image, turn, offset, order=3, cval=-1), -1, 1)
+
+
+def _digits(config: DataSection) -> tuple[np.ndarray, np.ndarray]:
+    del config
+    from sklearn import datasets  # slow to import, and only this needs it
+
+    digits = datasets.load_digits()
+    return digits.images, digits.target
+
+
+def _fashion_mnist(config: DataSection) -> tuple[np.ndarray, np.ndarray]:
+    if config.directory:
+        folder = Path(config.directory)
+        return _idx(folder, "train-images-idx3-ubyte"), _idx(folder, "train-labels-idx1-ubyte")
+    import tensorflow_datasets as tfds
+
+    try:
+        rows = tfds.as_numpy(tfds.load("fashion_mnist", split="train", batch_size=-1))
+    except Exception as error:
+        raise UserError(
+            f"Fashion-MNIST could not be had through TFDS ({type(error).__name__}: {error}); give "
+            "a folder with its IDX files: --config.data.directory=DIR"
+        ) from error
+    return rows["image"][..., 0], rows["label"]
+
+
+def _idx(folder: Path, name: str) -> np.ndarray:
+    for path in (folder / name, folder / f"{name}.gz"):
+        if path.exists():
+            return _parse_idx(path)
+    raise UserError(f"config.data.directory: {folder / name}[.gz] is missing")
+
+
+def _parse_idx(path: Path) -> np.ndarray:
+    """An IDX file of bytes: 0, 0, 8, number of axes, each axis as a big-endian int32, data."""
+    try:
+        content = path.read_bytes()
+        content = gzip.decompress(content) if path.suffix == ".gz" else content
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(f"{path} cannot be read: {error}") from None
+    axes = content[3] if content[:3] == b"\x00\x00\x08" else 0
+    shape = np.frombuffer(content[4 : 4 + 4 * axes], ">i4").astype(np.int64)
+    if not axes or len(content) != 4 + 4 * axes + np.prod(shape):
+        raise UserError(f"{path} is not a whole IDX file of bytes")
+    return np.frombuffer(content, np.uint8, offset=4 + 4 * axes).reshape(shape)

@@ -1,0 +1,102 @@
+"""Pictures: grids of images, and plots of quality against time."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib import ticker
+
+from ddjax.storage.files import atomic
+
+DPI = 150
+
+
+def to_unit(images: np.ndarray) -> np.ndarray:
+    """From [-1, 1] to [0, 1], clamped."""
+    return np.clip((np.asarray(images, np.float32) + 1) / 2, 0, 1)
+
+
+def tile(images: np.ndarray, columns: int) -> np.ndarray:
+    """One picture [rows * H, columns * W, channels] in [0, 1] of images [N, H, W, channels]."""
+    images = to_unit(images)
+    n, h, w, channels = images.shape
+    rows = -(-n // columns)
+    padded = np.ones((rows * columns, h, w, channels), np.float32)
+    padded[:n] = images
+    grid = padded.reshape(rows, columns, h, w, channels)
+    return grid.transpose(0, 2, 1, 3, 4).reshape(rows * h, columns * w, channels)
+
+
+def labelled_grid(
+    path: Path, rows: dict[str, np.ndarray], captions: Sequence[Sequence[str]], title: str
+) -> None:
+    """Write a PNG: a row of images for each name, captions over the images.
+
+    Args:
+      path: of the PNG.
+      rows: by name, images [n, H, W, channels] in [-1, 1].
+      captions: of the images of the first rows; one list captions the columns.
+      title: over everything.
+    """
+    # A small image is shown large, a large one at its own size.
+    side = max(0.62, max(images.shape[1] for images in rows.values()) / DPI)
+    columns, space = max(map(len, rows.values())), 0.06 if len(captions) == 1 else 0.35
+    height = side * (1 + space) * len(rows) + 0.7
+    figure, axes = plt.subplots(
+        len(rows), columns, squeeze=False, figsize=(side * columns + 1.6, height),
+        # Inches for the title and the captions under it, however few rows there are.
+        gridspec_kw={"wspace": 0.06, "hspace": space, "top": 1 - 0.55 / height,
+                     "bottom": 0.1 / height},
+    )
+    for axis in axes.flat:
+        axis.set(xticks=[], yticks=[])
+        axis.spines[:].set_visible(False)
+    for row, (name, images) in zip(axes, rows.items(), strict=True):
+        for axis, image in zip(row, to_unit(images), strict=False):
+            axis.imshow(image.squeeze(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+        row[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=8)
+    for row, names in zip(axes, captions, strict=False):
+        for axis, caption in zip(row, names, strict=False):
+            axis.set_title(caption, fontsize=8, pad=3)
+    figure.suptitle(title, fontsize=9, y=1 - 0.1 / height, va="top")
+    _write(figure, path)
+
+
+def tradeoff(
+    path: Path, points: dict[str, tuple[float, float]], lines: dict[str, float], quality: str
+) -> None:
+    """Write a PNG: quality (lower is better) against seconds per image.
+
+    Args:
+      path: of the PNG.
+      points: by name, (seconds per image, quality); their order gives the markers.
+      lines: qualities to compare with, as horizontal lines.
+      quality: caption of the axis.
+    """
+    figure, axis = plt.subplots(figsize=(7.5, 4.8))
+    markers = "osD^vP*X<>hp"
+    for i, (name, (seconds, value)) in enumerate(points.items()):
+        axis.plot(seconds * 1e3, value, markers[i % len(markers)], label=name, markersize=8)
+    for name, value in lines.items():
+        axis.axhline(value, color="grey", lw=0.8, ls=":")
+        axis.annotate(name, (0.01, value), xycoords=("axes fraction", "data"), fontsize=8,
+                      color="grey", va="bottom")
+    axis.set(xscale="log", yscale="log", xlabel="milliseconds per image (steady state)",
+             ylabel=f"{quality} (lower is better)")
+    for scale in (axis.xaxis, axis.yaxis):
+        scale.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+        scale.set_major_formatter("{x:g}")  # 0.2 reads easier than 2 x 10^-1
+        scale.set_minor_formatter(ticker.NullFormatter())
+    axis.grid(alpha=0.3, which="both", lw=0.4)
+    axis.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
+    _write(figure, path)
+
+
+def _write(figure: plt.Figure, path: Path) -> None:
+    with atomic(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=DPI, bbox_inches="tight")
+    plt.close(figure)

@@ -1,0 +1,1 @@
+"""Method: Distilled Decoding itself, from noise to tokens; knows no model family."""

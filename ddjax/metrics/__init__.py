@@ -1,1 +1,0 @@
-"""Metrics on features: Fréchet distance, precision and recall."""

@@ -1,0 +1,232 @@
+"""Pipeline: draw images from a finished run or from model folders, in Python.
+
+    pipe = ddjax.Pipeline.from_workdir("runs/digits")
+    out = pipe(labels=[3, 3, 7], method="refine_1", seed=5)
+    out.pil()[0].show()
+"""
+
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from ddjax.config import reading
+from ddjax.config.schema import Config
+from ddjax.data import conditions as condition_sources
+from ddjax.data.conditions import Classes, Conditions
+from ddjax.method import trajectory, ways
+from ddjax.method.flow import Solver
+from ddjax.method.guidance import Guidance
+from ddjax.method.sampling import Models, Settings, coded
+from ddjax.pipeline.outputs import Output, Trajectory, to_unit
+from ddjax.pipeline.sampler import Sampler, slices
+from ddjax.runtime.errors import UserError
+from ddjax.storage import model_folder, run_models, workdir
+
+
+class Pipeline(Sampler):
+    """A teacher, its student, or both, ready to draw; see `Sampler` for what it is made of."""
+
+    @classmethod
+    def from_workdir(cls, root: str | Path, batch: int = 64) -> "Pipeline":
+        """The models of a run.
+
+        Args:
+          root: the workdir.
+          batch: images at once.
+
+        Raises:
+          UserError: nothing there to draw with.
+        """
+        root = Path(root)
+        made = [root / stage for stage in ("distill", "pairs", "teacher")]
+        for folder in (*made, *sorted(root.glob("sample/*"))):
+            if found := workdir.read_config(folder):
+                return cls.from_config(reading.from_dict(found), root, batch)
+        raise UserError(
+            f"{root} is no workdir of a run that has a teacher or a student; give the folder that "
+            "python -m ddjax.main was given as --workdir"
+        )
+
+    @classmethod
+    def from_config(cls, config: Config, root: Path, batch: int = 64) -> "Pipeline":
+        """The models that a config names, or that were trained in a workdir.
+
+        Args:
+          config: of the run.
+          root: the workdir.
+          batch: images at once.
+        """
+        conditions = condition_sources.load(config)
+        load = functools.partial(run_models.part, config, root, conditions)
+        return cls(load, config.sampling, conditions, batch)
+
+    @classmethod
+    def from_folders(
+        cls,
+        tokenizer: str | Path,
+        *,
+        student: str | Path | None = None,
+        teacher: str | Path | None = None,
+        conditions: Conditions | None = None,
+        steps: tuple[int, ...] = (0,),
+        split: int | None = None,
+        guidance: Guidance | None = None,
+        solver: Solver | None = None,
+        dtype: str | None = None,
+        batch: int = 64,
+    ) -> "Pipeline":
+        """Models from model folders, as the converter makes them.
+
+        Args:
+          tokenizer: its folder.
+          student: likewise.
+          teacher: likewise.
+          conditions: of the models; their classes by default.
+          steps: values of k that the student is sampled with.
+          split: the student's first groups that are read from its logits; all by default.
+          guidance: how the teacher is sampled; none by default.
+          solver: of the flow map.
+          dtype: what teacher and student compute in, such as "bfloat16".
+          batch: images at once.
+
+        Raises:
+          UserError: a folder is missing or damaged, or neither student nor teacher is given.
+        """
+        folders = {"tokenizer": tokenizer, "student": student, "teacher": teacher}
+        if student is None and teacher is None:
+            raise UserError("Pipeline.from_folders: give student=FOLDER, teacher=FOLDER or both")
+
+        def load(name: str) -> Any:
+            if name == "sizes":
+                return sizes
+            if folders.get(name) is None:
+                raise UserError(f"this method needs a {name}, which the pipeline was not given")
+            return model_folder.load(folders[name], dtype=None if name == "tokenizer" else dtype)
+
+        sizes = model_folder.read_sizes(Path(student or teacher))
+        split = sizes.groups.count if split is None else split
+        settings = Settings(tuple(steps), split, guidance or Guidance(), solver or Solver())
+        return cls(load, settings, conditions or Classes(sizes.num_classes), batch)
+
+    def __call__(
+        self,
+        labels: Sequence[int] | None = None,
+        *,
+        captions: Sequence[int] | None = None,
+        method: str = "student_1step",
+        seed: int = 0,
+        noise: np.ndarray | None = None,
+        ids: np.ndarray | None = None,
+        log_probs: bool = False,
+    ) -> Output:
+        """Draw an image for each condition.
+
+        Args:
+          labels: classes, where the models are conditioned on classes.
+          captions: numbers of the captions, where they are conditioned on captions.
+          method: by name, see `ddjax.method.ways`.
+          seed: of the noise, and of what is drawn beside it.
+          noise: [N, L, C] to take instead.
+          ids: [N, P] to start from: tokens of whole groups, or of whole images.
+          log_probs: whether to give `Output.log_probs` too.
+
+        Raises:
+          UserError: conditions, noise or ids that do not fit, or a method that there is not.
+        """
+        way, numbers = ways.parse(method), self._numbers(labels, captions)
+        if log_probs and not way.has_log_probs:
+            raise UserError(f"{method}: not all of its ids are chosen from log-probabilities")
+        if ids is not None and not way.continues:
+            raise UserError(f"{method} cannot start from ids")
+        noise = self.noise(len(numbers), seed) if noise is None else _checked_noise(
+            noise, (len(numbers), *self.noise_shape)
+        )
+        ids = trajectory.no_prefix(len(numbers)) if ids is None else _checked_ids(
+            ids, len(numbers), self.models(way)
+        )
+        want = ("images", "ids", "log_probs") if log_probs else ("images", "ids")
+        drawn, seconds = self.draw(way, numbers, noise, seed=seed, ids=ids, want=want)
+        titles = [self.conditions.title(number) for number in numbers]
+        return Output(to_unit(drawn.images), drawn.ids, titles, seconds, drawn.log_probs)
+
+    def trajectory(
+        self,
+        labels: Sequence[int] | None = None,
+        *,
+        captions: Sequence[int] | None = None,
+        method: str = "teacher_flow",
+        seed: int = 0,
+        steps: Sequence[int] | None = None,
+    ) -> Trajectory:
+        """The images X_0 .. X_G on the way from noise to what a method draws.
+
+        Args:
+          labels: as in a call.
+          captions: likewise.
+          method: one that maps noise.
+          seed: of the noise.
+          steps: values of k; all by default.
+
+        Raises:
+          UserError: the method draws beside the noise, or as a call does.
+        """
+        way, numbers = ways.parse(method), self._numbers(labels, captions)
+        if not way.maps_noise:
+            known = ", ".join(one.pattern for one in ways.WAYS if one.maps_noise)
+            raise UserError(f"{method} does not map noise; trajectories are of {known}")
+        noise = self.noise(len(numbers), seed)
+        ids = self.draw(way, numbers, noise, seed=seed, want=("ids",))[0].ids
+        models = self.models(way)
+        chosen = tuple(range(models.groups.count + 1) if steps is None else steps)
+        with jax.set_mesh(self.mesh):
+            images = [
+                np.concatenate([
+                    np.asarray(_decode_x_k(models, k, ids[rows], noise[rows]))
+                    for rows in slices(len(ids), self.batch)
+                ])
+                for k in chosen
+            ]
+        return Trajectory(to_unit(np.stack(images)), chosen, ids)
+
+    def _numbers(
+        self, labels: Sequence[int] | None, captions: Sequence[int] | None
+    ) -> np.ndarray:
+        given, key = {"labels": labels, "captions": captions}, self.conditions.key
+        other = [name for name, asked in given.items() if asked is not None and name != key]
+        if other or given[key] is None or not len(given[key]):
+            found = other[0] if other else "none"
+            raise UserError(f"conditions: got {found}, give {key}=[...], one for each image")
+        return self.conditions.checked(given[key], key)
+
+
+@jax.jit
+def _decode_x_k(
+    models: Models, k: jax.Array, ids_BL: jax.Array, eps_BLC: jax.Array
+) -> jax.Array:
+    data_BLC = coded(ids_BL, models.tokenizer.codebook)
+    return models.tokenizer.decode(trajectory.x_at(k, data_BLC, eps_BLC, models.groups))
+
+
+def _checked_noise(noise: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    noise = np.asarray(noise, np.float32)
+    if noise.shape != shape or not np.isfinite(noise).all():
+        raise UserError(f"noise: got {list(noise.shape)}, must be {list(shape)} finite numbers")
+    return noise
+
+
+def _checked_ids(ids: np.ndarray, count: int, models: Models) -> np.ndarray:
+    ids, vocab = np.asarray(ids), len(models.tokenizer.codebook)
+    if ids.ndim != 2 or len(ids) != count or not np.issubdtype(ids.dtype, np.integer):
+        found = f"{ids.dtype}{list(ids.shape)}"
+        raise UserError(f"ids: got {found}, must be integers [{count}, tokens]")
+    if ids.size and not (ids.min() >= 0 and ids.max() < vocab):
+        raise UserError(f"ids: got {ids.min()}..{ids.max()}, must be in 0..{vocab - 1}")
+    try:
+        models.groups.before(ids.shape[1])
+    except ValueError as error:
+        raise UserError(f"ids: {error}") from None
+    return ids.astype(np.int32)

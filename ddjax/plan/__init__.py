@@ -1,0 +1,1 @@
+"""Plan: memory, operations and hours of a job, before it is started."""

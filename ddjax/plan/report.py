@@ -1,0 +1,279 @@
+"""Plan of a job: what it will take, before anything is paid for.
+
+    python -m ddjax.plan --config=configs/llamagen.py:L --devices=64 --device=v5p \
+        --config.mesh.fsdp=8
+
+All of it follows from the config: programs are traced with shapes and types in place of arrays, no
+weights are read and nothing is allocated. The output says how each figure is estimated.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from ddjax.config.schema import Config
+from ddjax.data import conditions
+from ddjax.method.guidance import Guided
+from ddjax.plan import compiled, memory
+from ddjax.runtime import flops, sharding
+from ddjax.runtime.devices import DEVICES, Device
+from ddjax.runtime.errors import UserError
+from ddjax.stages import distill, pair_generation
+from ddjax.storage import model_folder
+from ddjax.training import loop
+
+# Usable share of a device's memory: the runtime and fragmentation take the rest.
+USABLE = 0.9
+
+
+@dataclasses.dataclass(frozen=True)
+class StagePlan:
+    """One stage as a device sees it.
+
+    Attributes:
+      name: of the stage.
+      batch: of the config, over all devices.
+      calls: of its compiled function, one after another.
+      operations: of one call, on one device.
+      traffic: of one call on one device, in bytes.
+      bytes: of memory on one device, by what they are; the last is an estimate.
+      of_them: what some of the last of these are.
+    """
+
+    name: str
+    batch: int
+    calls: int
+    operations: float
+    traffic: float
+    bytes: dict[str, float]
+    of_them: dict[str, float] = dataclasses.field(default_factory=dict)
+
+    @property
+    def total(self) -> float:
+        """Bytes of memory on one device."""
+        return sum(self.bytes.values())
+
+    @property
+    def estimated(self) -> float:
+        """Of these, the bytes that the compiler decides on."""
+        return list(self.bytes.values())[-1]
+
+    def bound(self, device: Device) -> tuple[float, str]:
+        """The least seconds of a call by the data sheet, and what sets them."""
+        return max(
+            (self.operations / device.peak, "operations"),
+            (self.traffic / device.bandwidth, "memory traffic"),
+        )
+
+
+def models(config: Config) -> dict[str, nnx.Module]:
+    """The models of the config as shapes and types."""
+    parts = {"teacher": config.teacher, "student": config.student_model,
+             "tokenizer": config.tokenizer}
+    if config.distill.perceptual:
+        parts["perceptual net"] = config.distill.perceptual_net
+    return {name: model_folder.template(part.kind, part.model) for name, part in parts.items()}
+
+
+def parameters(model: nnx.Module) -> int:
+    """How many numbers a model holds."""
+    return sum(leaf.size for leaf in jax.tree.leaves(model))
+
+
+def pairs_stage(config: Config, nets: dict[str, nnx.Module], devices: int) -> StagePlan:
+    """Pair generation; every device has the whole teacher."""
+    teacher, batch = nets["teacher"], config.pairs.batch
+    codes_VC = jax.eval_shape(lambda tokenizer: tokenizer.codebook, nets["tokenizer"])
+
+    def make(
+        teacher: nnx.Module, codes_VC: jax.Array, index_B: jax.Array, condition: Any
+    ) -> jax.Array:
+        code_dim = codes_VC.shape[1]
+        eps = pair_generation.noise_of(config.seed, index_B, config.groups.length, code_dim)
+        return pair_generation.map_batch(
+            teacher, codes_VC, eps, condition, guidance=config.guidance, solver=config.flow
+        )
+
+    condition = conditions.shapes(conditions.load(config), batch)
+    jaxpr = jax.make_jaxpr(make)(teacher, codes_VC, _int32(batch), condition).jaxpr
+    return StagePlan(
+        "pairs", batch * devices, _calls(config, devices), flops.operations(jaxpr),
+        flops.traffic(jaxpr),
+        {"teacher": memory.size(teacher), "codebook": memory.size(codes_VC),
+         "intermediate values at their peak": memory.peak(jaxpr)},
+        _decoding(config, teacher, batch),
+    )
+
+
+def _calls(config: Config, devices: int) -> int:
+    """Batches of all shards on one process; a shard's last one may be filled in part."""
+    c = config.pairs
+    shards = [c.per_shard] * (c.count // c.per_shard) + [c.count % c.per_shard]
+    return sum(-(-shard // (c.batch * devices)) for shard in shards)
+
+
+def _decoding(config: Config, teacher: nnx.Module, batch: int) -> dict[str, float]:
+    """Bytes that the teacher keeps while it decodes, when only the last group is missing."""
+
+    def prefill(batch: int) -> Any:
+        ids_BP = _int32(batch, int(config.groups.starts[-2]))
+        return jax.eval_shape(
+            lambda teacher, *args: Guided(teacher, config.guidance).prefill(*args),
+            teacher, conditions.shapes(conditions.load(config), batch), ids_BP,
+        )
+
+    log_p, cache = prefill(batch)
+    # What grows with the batch is keys and values; the rest of a cache is weights.
+    keys_values = memory.size(prefill(2 * batch)[1]) - memory.size(cache)
+    return {
+        "keys and values": keys_values,
+        "weights in the type of the computation": memory.size(cache) - keys_values,
+        "log-probabilities of a group": memory.size(log_p),
+    }
+
+
+def distill_stage(config: Config, nets: dict[str, nnx.Module], devices: int) -> StagePlan:
+    """Training of the student; what is trained is sharded over `mesh.fsdp`, the rest not."""
+    section, student, fsdp = config.distill, nets["student"], config.mesh.fsdp
+    frozen = distill.Frozen(nets["tokenizer"], nets.get("perceptual net"))
+    parts = section.train.accumulate
+    batch = section.train.batch // parts // devices
+    rows = {"index": _int32(batch), "ids": _int32(batch, config.groups.length),
+            "condition": conditions.shapes(conditions.load(config), batch)}
+    loss = distill.loss_of(config, noise_seed=config.seed)
+    grad = jax.value_and_grad(loss, has_aux=True)
+    key = jax.eval_shape(jax.random.key, 0)
+    jaxpr = jax.make_jaxpr(grad)(student, frozen, rows, key).jaxpr
+    optimizer = jax.eval_shape(loop.optimizer(section.train, student.layout).init, student)
+    return StagePlan(
+        "distill", section.train.batch, section.train.steps, parts * flops.operations(jaxpr),
+        parts * flops.traffic(jaxpr),
+        {f"student / {fsdp}": memory.size(student) / fsdp,
+         f"its average / {fsdp}": memory.size(student) / fsdp,
+         f"optimizer state / {fsdp}": memory.size(optimizer) / fsdp,
+         f"gradients / {fsdp}": memory.size(student) / fsdp,
+         "teacher, which it starts from": memory.size(nets["teacher"]),
+         "tokenizer and perceptual net": memory.size(frozen),
+         "activations at their peak": memory.peak(jaxpr)},
+    )
+
+
+def _int32(*shape: int) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, jnp.int32)
+
+
+def warnings(stages: list[StagePlan], device: Device) -> list[str]:
+    """A line for each stage that does not fit, or might not if its estimate doubles."""
+    usable = USABLE * device.memory
+    less = {"pairs": "lower config.pairs.batch",
+            "distill": "raise config.distill.train.accumulate"}
+    return [
+        f"WARNING: {stage.name} {'will' if stage.total > usable else 'may'} not fit: "
+        f"{stage.total / 1e9:.1f} GB, of which {stage.estimated / 1e9:.1f} are an estimate, where "
+        f"{usable / 1e9:.1f} of {device.memory / 1e9:.0f} GB can be used; "
+        f"{less[stage.name]}, or take more devices or a higher config.mesh.fsdp"
+        for stage in stages if stage.total + stage.estimated > usable
+    ]
+
+
+def memory_table(stage: StagePlan, devices: int) -> str:
+    """What a stage keeps in the memory of one device, as Markdown."""
+    rows = [*stage.bytes.items(), *((f"- of them {k}", v) for k, v in stage.of_them.items()),
+            ("**together**", stage.total)]
+    return "\n".join([
+        f"| {stage.name}, batch {stage.batch}, {stage.batch // devices} a device | GB a device |",
+        "| --- | ---: |",
+        *(f"| {name} | {size / 1e9:.3f} |" for name, size in rows),
+    ])
+
+
+def time_table(stages: list[StagePlan], devices: int, device: Device, utilisation: float) -> str:
+    """Work and hours, as Markdown.
+
+    Args:
+      stages: of the job.
+      devices: how many.
+      device: of which kind.
+      utilisation: share of the data sheet's rates that is reached.
+    """
+    lines = [
+        "| stage | TFLOP an example | calls | TFLOP a call | bound by | ms a call | hours |",
+        "| --- | ---: | ---: | ---: | --- | ---: | ---: |",
+    ]
+    total = 0.0
+    for stage in stages:
+        seconds, what = stage.bound(device)
+        seconds, work = seconds / utilisation, stage.operations * devices / 1e12
+        total += stage.calls * seconds / 3600
+        lines.append(
+            f"| {stage.name} | {work / stage.batch:.3g} | {stage.calls} | {work:.4g} | {what} | "
+            f"{1e3 * seconds:.4g} | {stage.calls * seconds / 3600:.1f} |"
+        )
+    return "\n".join([*lines, f"| **together** | | | | | | {total:.1f} |"])
+
+
+def compiled_table(config: Config, devices: int) -> str:
+    """What XLA's compiler for CPUs takes for the same programs, as Markdown."""
+    nets = models(config)
+    compiled.pretend(devices)
+    with jax.set_mesh(sharding.make_mesh(config.mesh.fsdp)):
+        training = compiled.training_step(config, nets)
+    with jax.set_mesh(sharding.one_device()):
+        pairs = compiled.pairs(config, nets)
+    return "\n".join([
+        f"| compiled for {devices} pretended CPU devices | arguments, GB a device | intermediate |",
+        "| --- | ---: | ---: |",
+        *(f"| {name} | {found.arguments / 1e9:.3f} | {found.intermediate / 1e9:.3f} |"
+          for name, found in (("pairs", pairs), ("distill", training))),
+    ])
+
+
+NOTES = """\
+How this is estimated
+- Activations and intermediate values: the most bytes alive at once when the traced program runs in
+  its order, with element-wise work fused into what reads it. A compiler may take more: XLA's for
+  TPU v5e took 1.3 times as much for training LlamaGen-L without the perceptual loss, batch 4, and
+  2.6 times as much for its pairs; XLA's for CPUs 2.2 times with the perceptual loss in small.
+  --compile says what that one takes for the job at hand.
+- What is trained is taken to divide evenly by mesh.fsdp; weights gathered for a block, and the
+  buffers of messages between devices, are not counted.
+- Calls of pairs are those of one process. Of several each makes whole shards with its own devices,
+  and some wait where the shards do not come out even.
+- Time: matrix products and convolutions alone, the slower of their operations at the bfloat16 peak
+  and of their operands' way through memory, at the utilisation. Evaluation, compilation, reading
+  and messages between devices come on top. `python -m ddjax.benchmark` measures what a device
+  reaches."""
+
+
+def report(config: Config, devices: int, kind: str, utilisation: float) -> str:
+    """The whole plan as text.
+
+    Args:
+      config: of the job.
+      devices: how many.
+      kind: of `DEVICES`.
+      utilisation: share of the data sheet's rates that is reached.
+
+    Raises:
+      UserError: a mesh or a batch that does not fit the number of devices, or a share that is none.
+    """
+    if not 0 < utilisation <= 1:  # nor NaN, which bounds of a flag let pass
+        raise UserError(f"--utilisation: got {utilisation}, must be above 0 and at most 1")
+    sharding.check_mesh(config.mesh.fsdp, devices)
+    loop.check_batch("distill", config.distill.train, devices)
+    device, nets, fsdp = DEVICES[kind], models(config), config.mesh.fsdp
+    stages = [make(config, nets, devices) for make in (pairs_stage, distill_stage)]
+    counts = [f"| {name} | {parameters(net) / 1e6:.1f} |" for name, net in nets.items()]
+    return "\n\n".join([
+        f"{config.name} on {devices} x {kind} ({device.memory / 1e9:.0f} GB, "
+        f"{device.peak / 1e12:.0f} TFLOP/s, {device.bandwidth / 1e9:.0f} GB/s each), data "
+        f"{devices // fsdp} x fsdp {fsdp}, utilisation {utilisation:.0%}",
+        "\n".join(["| model | million parameters |", "| --- | ---: |", *counts]),
+        *(memory_table(stage, devices) for stage in stages),
+        time_table(stages, devices, device, utilisation),
+        *warnings(stages, device),
+        NOTES,
+    ])

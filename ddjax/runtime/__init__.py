@@ -1,0 +1,1 @@
+"""Runtime: devices and processes, signals, progress, errors; knows nothing of the method."""

@@ -1,0 +1,128 @@
+"""Stage runs: the settings that decide a stage, its folder, its inputs, when it is done."""
+
+import contextlib
+import dataclasses
+import json
+import operator
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ddjax.config import reading
+from ddjax.config.schema import Config
+from ddjax.runtime import hosts
+from ddjax.stages import registry
+from ddjax.stages.registry import STAGES, Stage
+from ddjax.storage import files, run_models
+from ddjax.storage.workdir import Folder
+
+# Keys that change how a stage runs but not what comes out.
+_NEUTRAL = ("log_every", "checkpoint_every", "keep", "directory")
+
+
+def settings(config: Config, stage: Stage) -> dict[str, Any]:
+    """The keys and values that decide what a stage makes, flat: {"teacher.model.width": 96}.
+
+    A model folder stands there by its digest: it may move, but not change. So do captions.
+
+    Raises:
+      UserError: a model folder or the file of captions is missing.
+    """
+    tree = dataclasses.asdict(config)
+    if not config.distill.perceptual:
+        del tree["distill"]["perceptual_net"]
+    flat = {"seed": config.seed}
+    todo = [stage]
+    for one in todo:
+        if one.model and tree[one.model]["weights"]:
+            flat.update({f"{one.model}.{key}": tree[one.model][key] for key in ("kind", "weights")})
+            continue
+        for section in one.sections:
+            flat.update(_flatten(tree[section], section))
+        if one.name == "distill":
+            flat.pop("student.split", None)  # how a student is read, not how it is trained
+        todo += [earlier for earlier in registry.reads(config, one) if earlier not in todo]
+    for key in [key for key in flat if key.endswith(".weights")]:
+        where = key.removesuffix(".weights")
+        section = config.student_model if where == "student" else operator.attrgetter(where)(config)
+        if flat.pop(key):
+            flat[key] = run_models.check_weights(f"config.{key}", section)
+    flat.pop("data.captions", None)
+    if config.data.captions:
+        flat["data.captions"] = files.input_digest(
+            Path(config.data.captions), "config.data.captions"
+        )
+    return json.loads(json.dumps(flat))
+
+
+def _flatten(tree: Any, where: str) -> Iterator[tuple[str, Any]]:
+    if not isinstance(tree, dict):
+        yield where, tree
+        return
+    for key, value in tree.items():
+        if key not in _NEUTRAL:
+            yield from _flatten(value, f"{where}.{key}")
+
+
+def folder(config: Config, root: Path, stage: Stage) -> Folder:
+    """The folder of a stage in a workdir."""
+    directory = root / stage.folder(config)
+    repair = stage.repair.format(directory, stage.name)
+    return Folder(directory, settings(config, stage), stage.output, repair)
+
+
+def seconds_before(root: Path, name: str) -> float:
+    """What the stages before this one took together."""
+    names = list(STAGES)
+    earlier = (Folder(root / other, {}).finished for other in names[: names.index(name)])
+    return sum(done["seconds"] for done in earlier if done)
+
+
+def run(config: Config, root: Path, stage: Stage) -> None:
+    """Run a stage unless it is finished or a model folder takes its place; print a line about it.
+
+    Raises:
+      UserError: what it reads is not there or damaged, it was made by other settings or from other
+        inputs, what it made is damaged, or another run makes it.
+    """
+    if stage.model and getattr(config, stage.model).weights:
+        hosts.print_once(f"{stage.name:<10} not run: config.{stage.model}.weights is given")
+        return
+    inputs = {
+        earlier.name: folder(config, root, earlier).require(earlier.name)
+        for earlier in registry.reads(config, stage)
+        if not (earlier.model and getattr(config, earlier.model).weights)
+    }
+    own = folder(config, root, stage)
+    own.begin(reading.plain(config))
+    make_once(own, stage.name, inputs, lambda: stage.module.run(config, own.directory))
+
+
+def make_once(
+    own: Folder, name: str, inputs: Mapping[str, str], make: Callable[[], str]
+) -> None:
+    """Make what belongs into a folder, unless it is finished; print a line about it.
+
+    Args:
+      own: the folder, begun.
+      name: of the stage.
+      inputs: digests of what it reads, by the stage that made it.
+      make: makes it, and returns a line about it.
+
+    Raises:
+      UserError: it was made from other inputs, what is there is damaged, or another run makes it.
+    """
+    done = own.finished
+    if done is not None:
+        own.check_inputs(inputs)
+        own.check_output()
+        hosts.print_once(f"{name:<10} finished before: {done['summary']}")
+        return
+    start = time.perf_counter()
+    first = hosts.is_first()
+    with files.locked(own.directory / ".lock") if first else contextlib.nullcontext():
+        summary = make()
+    seconds = time.perf_counter() - start
+    own.finish(summary, seconds, inputs)
+    hosts.print_once(f"{name:<10} {summary}  ({seconds:.0f} s)")

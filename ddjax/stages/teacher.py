@@ -1,0 +1,108 @@
+"""Stage `teacher`: train a small class-conditional AR teacher on the tokenizer's ids."""
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from ddjax.config.schema import Config, TeacherSection
+from ddjax.data import conditions as condition_sources
+from ddjax.data import images
+from ddjax.data.conditions import Conditioned, replaced
+from ddjax.data.sources import Arrays
+from ddjax.evaluation import pictures
+from ddjax.method import keys, trajectory
+from ddjax.method.guidance import Guidance, Guided
+from ddjax.models import MODELS
+from ddjax.runtime import sharding
+from ddjax.stages import tokenizer
+from ddjax.storage import run_models
+from ddjax.training import loop
+
+# One image in ten is kept from the teacher: a small data set is soon learned by heart.
+HELD_OUT = 10
+
+
+def loss(
+    model: nnx.Module,
+    frozen: Any,
+    batch: dict[str, jax.Array],
+    key: jax.Array,
+    *,
+    config: TeacherSection,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Cross-entropy of every token in nats; a share of the conditions is dropped for guidance.
+
+    Args:
+      model: being trained.
+      frozen: nothing.
+      batch: "ids" [B, L] and "condition" with leading axis B.
+      key: which conditions are dropped.
+      config: the share.
+
+    Returns:
+      The loss, a scalar, and other scalars by name.
+    """
+    del frozen
+    condition = batch["condition"]
+    drop_B = jax.random.bernoulli(key, config.label_dropout, batch["ids"].shape[:1])
+    condition = replaced(condition, model.null(condition), drop_B)
+    log_p = jax.nn.log_softmax(model.logits(batch["ids"], condition))
+    nll = -jnp.take_along_axis(log_p, batch["ids"][..., None], axis=-1)
+    return jnp.mean(nll), {}
+
+
+def run(config: Config, directory: Path) -> str:
+    """Train; returns one line about it."""
+    labelled, conditions = images.load(config.data), condition_sources.load(config)
+    coder = run_models.load(config, directory.parent, "tokenizer")
+    rows = {"ids": tokenizer.encode(coder, labelled["image"]), "condition": labelled["label"]}
+    held_out = labelled["source"] % HELD_OUT == 0
+    unseen, seen = (
+        Conditioned(Arrays({name: array[mine] for name, array in rows.items()}), conditions)
+        for mine in (held_out, ~held_out)
+    )
+    section = config.teacher
+    cls = MODELS[section.kind]
+    shown = conditions.take(conditions.number(np.arange(40)))
+
+    def draw(model: nnx.Module) -> np.ndarray:
+        return sharding.to_host(_draw(model, coder, shown, config.guidance))
+
+    model = loop.train(
+        name="teacher",
+        directory=directory,
+        kind=section.kind,
+        init=lambda rngs: cls.from_tokenizer(section.model, coder, rngs=rngs),
+        loss=functools.partial(loss, config=section),
+        frozen=None,
+        source=seen,
+        seed=config.seed,
+        config=section.train,
+        restore=config.restore,
+        profile=config.profile,
+        pictures=lambda model: {"samples": pictures.tile(draw(model), 10)},
+    )
+    evaluate = jax.jit(functools.partial(loss, config=section))
+    nats = [
+        evaluate(model, None, part.take(np.arange(min(2000, len(part)))), jax.random.key(0))[0]
+        for part in (unseen, seen)
+    ]
+    return f"{section.train.steps} steps; {nats[0]:.3f} nats a token on images it has not seen, " \
+        f"{nats[1]:.3f} on the others"
+
+
+@functools.partial(jax.jit, static_argnames="guidance")
+def _draw(
+    model: nnx.Module, coder: nnx.Module, condition: Any, guidance: Guidance
+) -> jax.Array:
+    index = jnp.arange(len(jax.tree.leaves(condition)[0]))
+    ids = trajectory.sample_ids(
+        Guided(model, guidance), condition, keys.per_image(jax.random.key(0), index),
+        trajectory.no_prefix(len(index)),
+    )
+    return coder.decode(coder.codebook[ids])

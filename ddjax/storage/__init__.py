@@ -1,0 +1,1 @@
+"""Storage: all that a run keeps on disk, and how damage is detected."""

@@ -1,0 +1,320 @@
+"""Training loop, the only one: for tokenizer, teacher, student and classifiers.
+
+A run is a pure function of its config: batch i depends on the seed and i, and the key of step i is
+fold_in(key, i). Killed anywhere and started again, it goes on from its last checkpoint and ends
+with the very same weights.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+
+from ddjax.config.schema import TrainSection
+from ddjax.data import batches
+from ddjax.data.sources import Source
+from ddjax.method import keys
+from ddjax.method.protocols import Network
+from ddjax.runtime import flops, hosts, preemption, progress, sharding, trees
+from ddjax.runtime.errors import UserError
+from ddjax.runtime.layout import ParameterLayout
+from ddjax.storage import checkpoint, model_folder
+from ddjax.training import events, profiling
+from ddjax.training.health import Health
+from ddjax.training.throughput import Throughput
+
+if TYPE_CHECKING:
+    import grain
+
+# (model, frozen, batch, key) -> (loss, other scalars)
+Loss = Callable[[Network, Any, dict[str, jax.Array], jax.Array], tuple[jax.Array, dict]]
+# averaged model -> images by name, each [H, W, channels] in [0, 1]
+Pictures = Callable[[Network], dict[str, np.ndarray]]
+
+PICTURES_IN_A_RUN = 10
+
+
+class State(NamedTuple):
+    """All that changes while training."""
+
+    step: jax.Array
+    model: Network
+    ema: Network
+    opt_state: optax.OptState
+
+
+def check_batch(name: str, config: TrainSection, devices: int) -> None:
+    """Refuse a batch that the devices cannot share.
+
+    Raises:
+      UserError: names the training and batches that would do.
+    """
+    shares = config.accumulate * devices
+    if config.batch % shares:
+        parts = f" in {config.accumulate} parts" if config.accumulate > 1 else ""
+        raise UserError(
+            f"{name}: train.batch {config.batch}{parts} cannot be shared by {devices} devices; "
+            f"make it a multiple of {shares}, such as {-(-config.batch // shares) * shares}"
+        )
+
+
+def optimizer(config: TrainSection, layout: ParameterLayout) -> optax.GradientTransformation:
+    """AdamW behind a clip; warm-up, then cosine to zero; decay of the layout's `decayed` only."""
+
+    def decayed(params: Any) -> Any:
+        return jax.tree_util.tree_map_with_path(
+            lambda path, _: layout.decays(trees.path_name(path)), params
+        )
+
+    return optax.chain(
+        optax.clip_by_global_norm(config.clip),
+        optax.adamw(
+            learning_rate(config), b2=config.b2, weight_decay=config.weight_decay, mask=decayed
+        ),
+    )
+
+
+def learning_rate(config: TrainSection) -> optax.Schedule:
+    """Linear from 0 in `warmup` steps, then half a cosine to 0 at the last step."""
+    return optax.warmup_cosine_decay_schedule(
+        0.0 if config.warmup else config.learning_rate,
+        config.learning_rate, config.warmup, config.steps,
+    )
+
+
+@functools.partial(jax.jit, static_argnames="config")
+def first_state(model: Network, config: TrainSection) -> State:
+    """Step 0 of a model that is sharded over the current mesh."""
+    # The average starts as a copy, since the step's buffers are donated.
+    ema = jax.tree.map(jnp.copy, model)
+    opt_state = optimizer(config, model.layout).init(model)
+    state = State(jnp.zeros((), jnp.int32), model, ema, opt_state)
+    return sharding.constrain(state, model.layout)
+
+
+def init_state(model: Network, config: TrainSection) -> State:
+    """Step 0 of any model, sharded over the current mesh."""
+    return first_state(sharding.shard(model, model.layout), config)
+
+
+@functools.partial(jax.jit, static_argnames=("loss", "config"), donate_argnames="state")
+def train_step(
+    state: State,
+    frozen: Any,
+    batch: dict[str, jax.Array],
+    key: jax.Array,
+    stop: jax.Array,
+    *,
+    loss: Loss,
+    config: TrainSection,
+) -> tuple[State, dict[str, jax.Array]]:
+    """One update.
+
+    Args:
+      state: its buffers are used up.
+      frozen: see `train`.
+      batch: rows over all devices.
+      key: of the training; each step makes its own of it.
+      stop: [devices] bool, whether its process was told to stop; all learn it at the same step.
+      loss: see `Loss`.
+      config: hyper-parameters.
+
+    Returns:
+      the new state, and scalars, with "gradient_norms" [leaves] and "stop" beside them.
+    """
+    step_key = jax.random.fold_in(key, state.step)
+    (value, scalars), grads = _gradient(state.model, frozen, batch, step_key, loss, config)
+    layout = state.model.layout
+    updates, opt_state = optimizer(config, layout).update(grads, state.opt_state, state.model)
+    model = optax.apply_updates(state.model, updates)
+    decay = jnp.minimum(config.ema, (1 + state.step) / (10 + state.step))
+    ema = optax.incremental_update(model, state.ema, 1 - decay)
+    norms = jnp.stack([jnp.sqrt(jnp.sum(jnp.square(g))) for g in jax.tree.leaves(grads)])
+    scalars = {
+        "loss": value,
+        **scalars,
+        "gradient_norm": jnp.linalg.norm(norms),
+        "learning_rate": learning_rate(config)(state.step),
+        "gradient_norms": norms,
+        "stop": jnp.any(stop),
+    }
+    return sharding.constrain(State(state.step + 1, model, ema, opt_state), layout), scalars
+
+
+def _gradient(
+    model: Network, frozen: Any, batch: dict[str, jax.Array], key: jax.Array, loss: Loss,
+    config: TrainSection,
+) -> tuple[tuple[jax.Array, dict[str, jax.Array]], Network]:
+    """Loss, scalars and gradient; of a batch in parts their mean, and each part has its own key."""
+
+    def of_cut(model: Network, *arguments: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
+        return loss(sharding.gather_unstacked(model), *arguments)
+
+    grad, parts = jax.value_and_grad(of_cut, has_aux=True), config.accumulate
+    if parts == 1:
+        return grad(model, frozen, batch, key)
+
+    def add(total: Any, part: tuple) -> tuple[Any, None]:
+        found = grad(model, frozen, *part)
+        return jax.tree.map(lambda a, b: a + b / parts, total, found), None
+
+    cut = jax.tree.map(
+        lambda x: sharding.constrain_microbatches(x.reshape(parts, -1, *x.shape[1:])), batch
+    )
+    todo = (cut, jax.random.split(key, parts))
+    shapes = jax.eval_shape(grad, model, frozen, *jax.tree.map(lambda x: x[0], todo))
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    return jax.lax.scan(add, zeros, todo)[0]
+
+
+def train(
+    *,
+    name: str,
+    directory: Path,
+    kind: str,
+    init: Callable[[nnx.Rngs], Network],
+    loss: Loss,
+    frozen: Any,
+    source: Source,
+    seed: int,
+    config: TrainSection,
+    restore: str = "latest",
+    profile: tuple[int, ...] = (),
+    pictures: Pictures = lambda model: {},
+) -> Network:
+    """Train a model, or continue, or read it if it is finished; returns the averaged model.
+
+    Args:
+      name: shown on the progress bar; names the streams of randomness.
+      directory: gets `model/` (the averaged weights, once finished), `checkpoints/`, `events/`,
+        `profile/`.
+      kind: of `ddjax.models.MODELS`, for the model folder.
+      init: makes the model that training starts from.
+      loss: see `Loss`; must not change between calls, it is a static argument of the step.
+      frozen: pytree that the loss reads and nothing updates.
+      source: the examples.
+      seed: of the order of the examples, of the initial weights and of the loss.
+      config: hyper-parameters.
+      restore: "latest" or "previous" checkpoint.
+      profile: the first step to trace, and the first no more; none if empty.
+      pictures: for TensorBoard.
+
+    Raises:
+      UserError: a loss or gradient that is not finite (names step and metric; the last good
+        checkpoint stays), a damaged checkpoint, or a batch that the devices cannot share.
+      Preempted: SIGTERM or Ctrl-C came; a checkpoint was saved.
+    """
+    if (directory / "model").exists():
+        return model_folder.load(directory / "model")
+    check_batch(name, config, sharding.devices())
+    iterator = batches.iterate(source, config.batch, seed)
+    state = init_state(init(nnx.Rngs(keys.stream(seed, f"{name}.init"))), config)
+    step_fn = functools.partial(
+        train_step, frozen=frozen, key=keys.stream(seed, name), loss=loss, config=config
+    )
+    throughput = _throughput(step_fn, state, source, config.batch)
+    with (
+        contextlib.closing(iterator),
+        contextlib.closing(events.writer(directory / "events")) as writer,
+        contextlib.closing(checkpoint.Checkpoints(directory / "checkpoints", config.keep))
+        as checkpoints,
+    ):
+        state = _resume(state, iterator, checkpoints, restore)
+        health = Health(name, list(trees.flatten(state.model)), writer)
+        trace = profiling.Trace(directory / "profile", profile)
+        with preemption.deferred() as notice, trace:
+            hooks = Hooks(checkpoints, writer, health, throughput, trace, notice)
+            state = _loop(name, state, iterator, step_fn, config, hooks, pictures)
+            model_folder.save(directory / "model", kind, state.ema)
+    return state.ema
+
+
+def _resume(
+    state: State,
+    iterator: grain.DatasetIterator,
+    checkpoints: checkpoint.Checkpoints,
+    restore: str,
+) -> State:
+    """The state of a checkpoint, to which it sets the iterator too; the given one without."""
+    restored = checkpoints.restore(state, restore)
+    if restored is not None:
+        state, position = restored
+        iterator.set_state(position)
+    return state
+
+
+def _throughput(
+    step_fn: Callable, state: State, source: Source, size: int
+) -> Throughput:
+    def step(state: State, batch: dict[str, jax.Array]) -> Any:
+        return step_fn(state, batch=batch, stop=jnp.zeros(1, bool))
+
+    rows = source.take(sharding.local_rows(size) % len(source))
+    operations = flops.count(step, state, sharding.shard_batch(rows, size))
+    peak, _ = flops.peak()
+    return Throughput(size, operations, sharding.devices() * peak)
+
+
+class Hooks(NamedTuple):
+    """What goes along with the loop."""
+
+    checkpoints: checkpoint.Checkpoints
+    events: Any
+    health: Health
+    throughput: Throughput
+    trace: profiling.Trace
+    notice: preemption.Notice
+
+
+def _loop(
+    name: str,
+    state: State,
+    iterator: grain.DatasetIterator,
+    step_fn: Callable,
+    config: TrainSection,
+    hooks: Hooks,
+    pictures: Pictures,
+) -> State:
+    begin, health, events = int(state.step), hooks.health, hooks.events
+    each = np.ones(len(sharding.local_rows(sharding.devices())), bool)
+    go_on, stop = (sharding.shard_batch(each * told, sharding.devices()) for told in (False, True))
+    bar = progress.bar(range(begin, config.steps), name, config.steps, begin)
+    for step in bar:
+        with hooks.trace.step(step, state):
+            batch = sharding.shard_batch(hooks.throughput.wait_for(iterator), config.batch)
+            told = stop if hooks.notice.received else go_on
+            state, scalars = step_fn(state, batch=batch, stop=told)
+        health.put(step, scalars)
+        done = step + 1
+        if done % config.log_every == 0 or done == config.steps:
+            values = health.flush()
+            events.write_scalars(done, {**values, **hooks.throughput.report(done)})
+            bar.set_postfix_str(f"loss {values['loss']:.4f}", refresh=False)
+        if done % max(config.steps // PICTURES_IN_A_RUN, 1) == 0 and done < config.steps:
+            _write_pictures(events, done, pictures(state.ema))
+        preempted = health.stop
+        if done < config.steps and (preempted or done % config.checkpoint_every == 0):
+            health.flush()  # a bad state must never become a checkpoint
+            hooks.checkpoints.save(done, state, iterator.get_state())
+            if preempted:
+                # Whoever ends first has the others ended, by most launchers.
+                hooks.checkpoints.wait()
+                hosts.barrier("checkpoint saved")
+                raise preemption.Preempted(hooks.notice.received or signal.SIGTERM)
+    _write_pictures(events, config.steps, pictures(state.ema))
+    return state
+
+
+def _write_pictures(events: Any, step: int, images: dict[str, np.ndarray]) -> None:
+    if images:
+        events.write_images(step, {name: image[None] for name, image in images.items()})

@@ -1,0 +1,48 @@
+"""The teacher's loss against cases with a known answer."""
+
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ddjax.stages import teacher
+from tests.toy import ToyTeacher
+
+
+def teacher_loss(model, ids, label, dropout, key=0):
+    config = SimpleNamespace(label_dropout=dropout)
+    batch = {"ids": ids, "condition": label}
+    return teacher.loss(model, None, batch, jax.random.key(key), config=config)[0]
+
+
+def test_the_teachers_loss_is_the_mean_nats_of_every_token():
+    model = ToyTeacher.make((1, 2, 1), 5)
+    ids = jax.random.randint(jax.random.key(0), (6, 4), 0, 5)
+    label = jnp.arange(6) % 2
+    p = np.asarray(jax.nn.softmax(model.logits(ids, label)), np.float64)
+    nats = [-np.log(p[b, i, ids[b, i]]) for b in range(6) for i in range(4)]
+    assert teacher_loss(model, ids, label, 0.0) == pytest.approx(np.mean(nats), rel=1e-5)
+
+
+class Knowing:
+    """Sure of token 0 with a label, and knows nothing without one."""
+
+    def null(self, condition):
+        return jnp.full_like(condition, -1)
+
+    def logits(self, ids, condition):
+        sure = jnp.where(condition[:, None, None] >= 0, 50.0, 0.0)
+        return sure * jax.nn.one_hot(jnp.zeros_like(ids), 5)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.1, 0.75])
+def test_so_many_labels_are_dropped_each_image_on_its_own(dropout):
+    """The share of the images that cost log 5 a token."""
+    ids, label = jnp.zeros((20_000, 3), jnp.int32), jnp.zeros(20_000, jnp.int32)
+    shares = [teacher_loss(Knowing(), ids, label, dropout, key) / np.log(5) for key in (0, 1)]
+    # Four standard deviations.
+    atol = 4 * np.sqrt(dropout * (1 - dropout) / 20_000)
+    np.testing.assert_allclose(shares, dropout, atol=atol)
+    assert (shares[0] != shares[1]) == (dropout > 0)
