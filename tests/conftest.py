@@ -25,6 +25,13 @@ def shared_folder(tmp_path_factory):
     os.environ["COMPILED_PROGRAMS"] = str(folder / "compiled")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def programs_of_one_file():
+    """A process may hold 65,530 memory maps; compiled programs that pile up take more, and crash."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture
 def optimized():
     """Optimized programs, for tests that compute for longer than they compile."""

@@ -1,5 +1,6 @@
 """Noise to ids: cached against teacher-forced, exact distributions, refinement, X_k."""
 
+import functools
 import itertools
 
 import jax
@@ -45,11 +46,15 @@ TEACHERS = {
 
 def exact_by_teacher_forcing(teacher, condition, eps, codes):
     """The map, group after group, with a whole uncached pass for each group."""
+
+    @jax.jit
+    def fresh(ids):
+        return flow.noise_to_ids(eps, teacher.log_probs(ids, condition), codes, SOLVER)
+
     groups, ids = teacher.groups, jnp.zeros(eps.shape[:2], jnp.int32)
     for g in range(groups.count):
         own = slice(groups.starts[g], groups.starts[g + 1])
-        log_p = teacher.log_probs(ids, condition)[:, own]
-        ids = ids.at[:, own].set(flow.noise_to_ids(eps[:, own], log_p, codes, SOLVER))
+        ids = ids.at[:, own].set(fresh(ids)[:, own])
     return ids
 
 
@@ -85,11 +90,13 @@ def test_joint_distribution_can_be_enumerated(sizes, way):
     condition = jnp.ones(count, jnp.int32)
     if way == "map_noise":
         eps = jax.random.normal(jax.random.key(2), (count, 4, 4))
-        ids = trajectory.map_noise(teacher, condition, eps, codes_of(vocab), SOLVER)
+        ids = jax.jit(
+            lambda eps: trajectory.map_noise(teacher, condition, eps, codes_of(vocab), SOLVER)
+        )(eps)
     else:
-        ids = trajectory.sample_ids(
-            teacher, condition, keys_of(3, count), trajectory.no_prefix(count)
-        )
+        ids = jax.jit(lambda keys: trajectory.sample_ids(
+            teacher, condition, keys, trajectory.no_prefix(count)
+        ))(keys_of(3, count))
     place = np.asarray(ids) @ vocab ** np.arange(3, -1, -1)
     found = np.bincount(place, minlength=vocab**4) / count
     distance = np.abs(found - joint).sum() / 2
@@ -98,31 +105,23 @@ def test_joint_distribution_can_be_enumerated(sizes, way):
     assert distance < floor.mean() + 4 * floor.std()
 
 
-@pytest.mark.parametrize("start", ["zeros", "random", "exact"])
 @pytest.mark.parametrize("name", TEACHERS)
-def test_refinement_makes_a_group_exact_each_pass(name, start):
+def test_refinement_makes_a_group_exact_each_pass(name):
     teacher, condition, eps, codes = setting(name, GUIDANCES[1])
-    exact = np.asarray(trajectory.map_noise(teacher, condition, eps, codes, SOLVER))
-    ids = {
-        "zeros": jnp.zeros_like(exact),
-        "random": jax.random.randint(jax.random.key(5), exact.shape, 0, 5),
-        "exact": jnp.asarray(exact),
-    }[start]
+
+    @functools.partial(jax.jit, static_argnums=1)
+    def refined(ids, passes):
+        return trajectory.refine(teacher, condition, eps, codes, SOLVER, ids, passes)
+
+    exact = jax.jit(lambda: trajectory.map_noise(teacher, condition, eps, codes, SOLVER))()
+    np.testing.assert_array_equal(refined(exact, 1), exact)
     groups = teacher.groups
-    for passes in range(1, groups.count + 1):
-        refined = np.asarray(
-            trajectory.refine(teacher, condition, eps, codes, SOLVER, ids, passes)
-        )
-        tokens = groups.starts[passes]
-        np.testing.assert_array_equal(refined[:, :tokens], exact[:, :tokens])
-    np.testing.assert_array_equal(refined, exact)
-
-
-def test_refinement_from_the_exact_map_stays_there_after_one_pass():
-    teacher, condition, eps, codes = setting("scales", Guidance())
-    exact = trajectory.map_noise(teacher, condition, eps, codes, SOLVER)
-    once = trajectory.refine(teacher, condition, eps, codes, SOLVER, exact, 1)
-    np.testing.assert_array_equal(once, exact)
+    for start in (jnp.zeros_like(exact), jax.random.randint(jax.random.key(5), exact.shape, 0, 5)):
+        ids = start
+        for tokens in groups.starts[1:]:
+            ids = refined(ids, 1)
+            np.testing.assert_array_equal(ids[:, :tokens], exact[:, :tokens])
+        np.testing.assert_array_equal(refined(start, 2), refined(refined(start, 1), 1))
 
 
 @pytest.mark.parametrize("stop", [3, 4])
