@@ -16,13 +16,15 @@ jax.config.update("jax_disable_most_optimizations", True)
 
 
 @pytest.fixture(scope="session", autouse=True)
-def shared_folder(tmp_path_factory):
-    """One for all workers of the session: golden checkpoints, programs that commands compile."""
+def shared_folder(tmp_path_factory, pytestconfig):
+    """One for all workers: golden checkpoints, and compiled programs, which the next run has too."""
     folder = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         folder = folder.parent
     os.environ["GOLDEN_CHECKPOINTS"] = str(folder / "golden")
-    os.environ["COMPILED_PROGRAMS"] = str(folder / "compiled")
+    os.environ["COMPILED_PROGRAMS"] = str(pytestconfig.cache.mkdir("compiled"))
+    jax.config.update("jax_compilation_cache_dir", os.environ["COMPILED_PROGRAMS"])
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 @pytest.fixture(scope="module", autouse=True)

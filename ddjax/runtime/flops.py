@@ -14,9 +14,19 @@ from ddjax.runtime import sharding
 from ddjax.runtime.devices import DEVICES
 
 
-def count(function: Callable, *args: Any) -> float:
-    """Operations in the matrix products and convolutions of one call; see `operations`."""
-    return operations(jax.make_jaxpr(function)(*args).jaxpr)
+def count(function: Callable, *args: Any, **kwargs: Any) -> float:
+    """Operations in the matrix products and convolutions of one call; see `operations`.
+
+    Args:
+      function: what is counted. Of a jitted one, or a partial of one, the trace is kept: a call
+        with arguments of the same shapes does not trace it again.
+      *args: its arguments.
+      **kwargs: its arguments.
+    """
+    if isinstance(function, functools.partial):
+        kwargs, args, function = function.keywords | kwargs, function.args + args, function.func
+    traced = function if hasattr(function, "trace") else jax.jit(function)
+    return operations(traced.trace(*args, **kwargs).jaxpr.jaxpr)
 
 
 def operations(jaxpr: Any) -> float:

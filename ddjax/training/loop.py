@@ -256,13 +256,18 @@ def _resume(
 def _throughput(
     step_fn: Callable, state: State, source: Source, size: int
 ) -> Throughput:
-    def step(state: State, batch: dict[str, jax.Array]) -> Any:
-        return step_fn(state, batch=batch, stop=jnp.zeros(1, bool))
-
     rows = source.take(sharding.local_rows(size) % len(source))
-    operations = flops.count(step, state, sharding.shard_batch(rows, size))
+    operations = flops.count(
+        step_fn, state, batch=sharding.shard_batch(rows, size), stop=_flags(False)
+    )
     peak, _ = flops.peak()
     return Throughput(size, operations, sharding.devices() * peak)
+
+
+def _flags(told: bool) -> jax.Array:
+    """[devices] bool, of which each process fills its own."""
+    devices = sharding.devices()
+    return sharding.shard_batch(np.full(len(sharding.local_rows(devices)), told), devices)
 
 
 class Hooks(NamedTuple):
@@ -286,8 +291,7 @@ def _loop(
     pictures: Pictures,
 ) -> State:
     begin, health, events = int(state.step), hooks.health, hooks.events
-    each = np.ones(len(sharding.local_rows(sharding.devices())), bool)
-    go_on, stop = (sharding.shard_batch(each * told, sharding.devices()) for told in (False, True))
+    go_on, stop = _flags(False), _flags(True)
     bar = progress.bar(range(begin, config.steps), name, config.steps, begin)
     for step in bar:
         with hooks.trace.step(step, state):
