@@ -11,6 +11,7 @@ undisturbed run, or refuse with a file named and nothing lost. `--seed` makes a 
 import argparse
 import collections
 import json
+import os
 import random
 import re
 import shutil
@@ -146,7 +147,8 @@ def report(content: dict[str, Any]) -> str:
 def campaign(numbers: Iterable[int], seed: int) -> list[Round]:
     """Play these rounds; the folders of bad ones stay."""
     folder = Path(tempfile.mkdtemp(prefix="ddjax-campaign-"))
-    cache, begin, rounds = folder / "cache", time.monotonic(), []
+    cache = Path(os.environ.get("JAX_COMPILATION_CACHE_DIR", folder / "cache"))
+    begin, rounds = time.monotonic(), []
     reference = make_reference(folder / "reference", cache)
     print(f"undisturbed run: {time.monotonic() - begin:.0f} s, in {folder}", flush=True)
     for number in numbers:

@@ -7,9 +7,6 @@ from tests import tiny
 def get_config():
     tree = tiny.get_config().to_dict()
     tree["name"] = "campaign"
-    tree["tokenizer"]["kind"] = "patch_tokenizer"
-    tree["tokenizer"]["model"] = {"image_size": 8, "image_channels": 1, "patch": 2,
-                                  "vocab_size": 16, "code_dim": 4, "width": 8}
     for section in ("tokenizer", "teacher", "distill"):
         tree[section]["train"]["steps"] = 20  # long enough to be found between two checkpoints
     tree["evaluate"]["methods"] = "teacher_ar,student_1step,skip_4"

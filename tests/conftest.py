@@ -5,6 +5,8 @@ import os
 import jax
 import pytest
 
+from tests.commands import run
+
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_num_cpu_devices", 8)
 # They wait for each other's messages on the threads of one pool: see `ddjax.runtime.hosts.join`.
@@ -15,23 +17,47 @@ os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 jax.config.update("jax_disable_most_optimizations", True)
 
 
+def pytest_collection_modifyitems(items):
+    """Files with slow tests first, so that no worker ends long before the others."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def shared_folder(tmp_path_factory, pytestconfig):
-    """One for all workers: golden checkpoints, and compiled programs, which the next run has too."""
+    """For all workers: golden checkpoints; compiled programs, which the next run finds too."""
     folder = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         folder = folder.parent
     os.environ["GOLDEN_CHECKPOINTS"] = str(folder / "golden")
-    os.environ["COMPILED_PROGRAMS"] = str(pytestconfig.cache.mkdir("compiled"))
-    jax.config.update("jax_compilation_cache_dir", os.environ["COMPILED_PROGRAMS"])
+    # Commands that tests start read the environment; this process has read it.
+    cache = str(pytestconfig.cache.mkdir("compiled"))
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = cache
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    jax.config.update("jax_compilation_cache_dir", cache)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 @pytest.fixture(scope="module", autouse=True)
 def programs_of_one_file():
-    """A process may hold 65,530 memory maps; compiled programs that pile up take more, and crash."""
+    """Dropped at its end: a process may hold 65,530 memory maps, then compiling crashes."""
     yield
     jax.clear_caches()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """For the workdirs of a file's tests."""
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory):
+    """The workdir and the output of the tiny job, run once by each worker."""
+    workdir = tmp_path_factory.mktemp("finished") / "whole"
+    code, output = run(workdir)
+    assert code == 0, output
+    return workdir, output
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from tests.campaign_faults import Fault
 from tests.campaign_runs import Ended, lost
 
 
+@pytest.mark.slow
 def test_a_short_campaign_finds_nothing():
     rounds = campaign.campaign([1, 2, 4], seed=3)
     bad = [found for found in rounds if found.outcome in campaign.BAD]

@@ -138,6 +138,7 @@ def caption_config(path):
     return tree
 
 
+@pytest.mark.slow
 def test_captions_go_through_pairs_distill_evaluate_and_sample(tmp_path, capsys):
     tree = caption_config(saved(tmp_path / "c.npz"))
     config, root = from_dict(tree), tmp_path / "run"

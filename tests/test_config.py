@@ -12,7 +12,7 @@ from tests import tiny
 
 
 def changed(key, value):
-    tree = tiny.get_config().to_dict()
+    tree = tiny.get_config("llamagen_tokenizer").to_dict()
     *path, last = key.split(".")
     part = tree
     for name in path:
@@ -148,7 +148,7 @@ def test_a_size_that_is_not_published_is_refused(file):
           r"tokenizer\.model\.image_size sets$")],
 )
 def test_token_maps_are_the_tokenizers(tokenizer, message):
-    tree = tiny.get_config().to_dict()
+    tree = tiny.get_config("llamagen_tokenizer").to_dict()
     if tokenizer:
         tree["tokenizer"] |= {"kind": "var_tokenizer"}
         tree["tokenizer"]["model"] |= tokenizer

@@ -366,6 +366,7 @@ def test_a_folder_whose_config_is_not_its_weights_goes_back_to_nothing(tmp_path)
         model_folder.load(tmp_path / "m")
 
 
+@pytest.mark.slow
 def test_the_command(tmp_path, monkeypatch):
     """As a user types it: there and back, and one line for what is wrong."""
     file = saved(tmp_path / "tiny.pt", {"model": state()})

@@ -12,7 +12,7 @@ from flax import nnx
 from ddjax.config.reading import from_dict
 from ddjax.models.classifier import Classifier, ClassifierConfig
 from ddjax.models.llamagen import LlamaGenStudent
-from ddjax.models.vq import VQTokenizer
+from ddjax.models.patch_vq import PatchTokenizer
 from ddjax.stages import distill, pair_generation
 from tests import tiny
 
@@ -22,7 +22,7 @@ def setting(**weights):
     config = from_dict(tiny.get_config().to_dict())
     student = LlamaGenStudent(config.teacher.model, rngs=nnx.Rngs(0))
     frozen = distill.Frozen(
-        VQTokenizer(config.tokenizer.model, rngs=nnx.Rngs(1)),
+        PatchTokenizer(config.tokenizer.model, rngs=nnx.Rngs(1)),
         Classifier(ClassifierConfig(8, 1, 10, 4, 8), rngs=nnx.Rngs(2)),
     )
     index = jnp.arange(100, 104, dtype=jnp.int32)

@@ -75,6 +75,7 @@ def test_methods_share_the_noise_of_a_set(drawn):
     assert rows["teacher_ar"]["tokens_equal"] < 0.5
 
 
+@pytest.mark.slow
 def test_compiles_each_program_once(tmp_path, caplog):
     """Whatever is measured: full batches or the last, samples or data."""
     tree = config(methods="teacher_ar,student_1step", samples=50, batch=16, sets=1)

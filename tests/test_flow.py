@@ -220,6 +220,7 @@ def test_map_does_not_change_when_the_codebook_moves_or_grows():
     np.testing.assert_array_equal(flow.noise_to_ids(eps, log_p, 16 * codes + 2, SOLVER), ids)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("vocab", "dim", "scale"), [(16384, 8, 1.0), (4096, 32, 0.8)])
 def test_default_solver_at_published_codebook_sizes(x64, vocab, dim, scale):
     """99.9 % of tokens agree with a fine solve; then more than 4 of 1,000 differ once in 270."""

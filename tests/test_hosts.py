@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from ddjax.storage import model_folder
-from tests.test_main import ROOT, environment, run, wait_for
+from tests.commands import ROOT, run, wait_for
 from tests.test_train import losses
 
+pytestmark = pytest.mark.slow
 # Random models, so that the stages are those that several hosts are for.
 JOB = (
     *(f"--config.{part}.weights=random" for part in
@@ -26,8 +27,7 @@ def start_two(workdir, *overrides):
     command = [ROOT / "launch" / "local.sh", "2", "--config=tests/tiny.py", *JOB, *overrides,
                f"--workdir={workdir}"]
     return subprocess.Popen(
-        command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        env=environment(),
+        command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
 
 

@@ -1,14 +1,7 @@
-"""The product as a user has it: commands in subprocesses, killed, repeated, given nonsense."""
+"""The product as a user has it: commands on the tiny job, repeated, and given nonsense."""
 
 import dataclasses
 import json
-import os
-import shutil
-import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,49 +9,11 @@ import pytest
 import ddjax
 from ddjax.runtime.errors import UserError
 from ddjax.storage import model_folder
-from tests.test_storage import flip_byte
+from tests.commands import run
 from tests.test_train import losses
 
-ROOT = Path(__file__).parent.parent
+pytestmark = pytest.mark.slow
 MODELS = ("tokenizer", "teacher", "distill")
-
-
-def environment():
-    # Most of a tiny run is compiling, and all files run the same tiny jobs.
-    return {
-        **os.environ,
-        "JAX_COMPILATION_CACHE_DIR": os.environ["COMPILED_PROGRAMS"],
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-    }
-
-
-def start(workdir, *overrides, module="main", config="tests/tiny.py"):
-    command = [sys.executable, "-m", f"ddjax.{module}", f"--config={config}", *overrides]
-    if module != "benchmark":
-        command.append(f"--workdir={workdir}")
-    return subprocess.Popen(
-        command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        env=environment(),
-    )
-
-
-def run(workdir, *overrides, **options):
-    process = start(workdir, *overrides, **options)
-    output, _ = process.communicate(timeout=400)
-    return process.returncode, output
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("runs")
-
-
-@pytest.fixture(scope="module")
-def finished(folder):
-    code, output = run(folder / "whole")
-    assert code == 0, output
-    return folder / "whole", output
 
 
 def test_every_stage_says_what_it_did(finished):
@@ -217,134 +172,9 @@ def test_an_unfinished_stage_is_named(folder):
     assert "stage tokenizer has not finished; run it first" in output
 
 
-def wait_for(process, path, seconds=200):
-    """Until a file or folder is there; False if the process ends before."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end and process.poll() is None:
-        if path.exists():
-            return True
-        time.sleep(0.005)
-    return path.exists()
-
-
-def test_stopped_again_and_again_it_ends_the_same(finished, folder):
-    """SIGKILL or SIGTERM in every stage; losses and weights are those of the quiet run."""
-    whole, _ = finished
-    root = folder / "stopped"
-    kill, terminate = signal.SIGKILL, signal.SIGTERM
-    for number, target in (
-        (kill, "tokenizer/checkpoints/4"),
-        (terminate, "teacher/checkpoints/4"),
-        (terminate, "pairs/pairs-00000.array_record"),
-        (kill, "distill/checkpoints/4"),
-        (terminate, "distill/checkpoints/8"),
-        (terminate, "evaluate/settings.json"),
-    ):
-        process = start(root)
-        assert wait_for(process, root / target), process.communicate()[0]
-        process.send_signal(number)
-        output, _ = process.communicate()
-        assert process.returncode == (143 if number == terminate else -kill), output
-        assert ("stopped by SIGTERM" in output) == (number == terminate)
-    code, output = run(root)
-    assert code == 0, output
-    for stage in MODELS:
-        here, there = (model_folder.saved_digest(r / stage / "model") for r in (root, whole))
-        assert here == there, stage
-        wanted, found = losses(whole / stage), losses(root / stage)
-        assert found.keys() == wanted.keys()
-        for step, values in found.items():
-            assert set(values) == set(wanted[step]), f"{stage}, step {step}"
-    for shard in sorted((whole / "pairs").glob("*.array_record")):
-        assert shard.read_bytes() == (root / "pairs" / shard.name).read_bytes()
-    quiet, disturbed = (json.loads((r / "metrics.json").read_text())["rows"] for r in (whole, root))
-    for a, b in zip(quiet, disturbed, strict=True):
-        timing = {"seconds_per_image": None, "speedup": None}
-        assert {**a, **timing} == {**b, **timing}
-
-
-def test_a_damaged_checkpoint_is_named_and_the_one_before_goes_on(finished, folder):
-    whole, _ = finished
-    root = folder / "damaged"
-    stages = "--config.stages=tokenizer"
-    process = start(root, stages)
-    assert wait_for(process, root / "tokenizer" / "checkpoints" / "8")
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    # As if it had been killed in time, should it have been quick enough to finish.
-    shutil.rmtree(root / "tokenizer" / "model", ignore_errors=True)
-    (root / "tokenizer" / "finished.json").unlink(missing_ok=True)
-    data = root / "tokenizer" / "checkpoints" / "8" / "arrays"
-    for path in data.rglob("*"):
-        if path.is_file() and path.stat().st_size > 200:
-            flip_byte(path, path.stat().st_size // 2)
-    code, output = run(root, stages)
-    assert code == 1
-    assert f"checkpoint {data.parent} is damaged" in output
-    code, output = run(root, stages, "--config.restore=previous")
-    assert code == 0, output
-    assert model_folder.saved_digest(root / "tokenizer" / "model") == model_folder.saved_digest(
-        whole / "tokenizer" / "model"
-    )
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    """A file system of 300 kB, and how to make it larger."""
-
-    def mount(options):
-        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(tmp_path)]
-        return subprocess.run(command, capture_output=True).returncode
-
-    if mount("size=300k"):
-        pytest.skip("mounting a small file system needs root")
-    yield tmp_path, lambda: mount("remount,size=100m")
-    subprocess.run(["umount", str(tmp_path)], check=True)
-
-
-def test_a_full_disk_is_one_line_and_the_run_goes_on_once_there_is_room(
-    finished, folder, small_disk
-):
-    disk, enlarge = small_disk
-    stages = "--config.stages=tokenizer"
-    code, output = run(disk / "run", stages)
-    assert code == 1 and "Traceback" not in output
-    last = output.replace("\r", "\n").rstrip().split("\n")[-1]
-    assert last.startswith("error: the disk is full; nothing is lost."), output
-    assert not (disk / "run" / "tokenizer" / "model").exists()
-    assert enlarge() == 0
-    code, output = run(disk / "run", stages)
-    assert code == 0, output
-    roots = (disk / "run", finished[0])
-    digests = {model_folder.saved_digest(root / "tokenizer" / "model") for root in roots}
-    assert len(digests) == 1
-
-
-def test_a_damaged_shard_stops_the_next_stage_and_is_made_again(finished, folder):
-    whole, _ = finished
-    root = folder / "shard"
-    shutil.copytree(whole, root)
-    for folder_name in ("distill", "evaluate", "sample"):
-        shutil.rmtree(root / folder_name)
-    shard = root / "pairs" / "pairs-00001.array_record"
-    flip_byte(shard, 400)
-    code, output = run(root, "--config.stages=distill")
-    assert code == 1
-    assert "pairs-00001.array_record is damaged" in output and "Traceback" not in output
-    command = f"python -m ddjax.pairs repair {root}"
-    assert command in output
-    repaired = subprocess.run(
-        [sys.executable, *command.split()[1:]], cwd=ROOT, text=True, capture_output=True,
-        env=environment(),
-    )
-    assert repaired.returncode == 0, repaired.stderr
-    assert "repaired: pairs-00001.array_record;" in repaired.stdout
-    assert shard.read_bytes() == (whole / "pairs" / shard.name).read_bytes()
-
-
 def test_the_benchmark_prints_a_table_and_json_and_overwrites_nothing(folder):
     output = folder / "benchmark.json"
-    flags = ("--batch=2,4", "--repeats=1", f"--output={output}")
+    flags = ("--batch=2", "--repeats=1", f"--output={output}")
     code, printed = run(folder / "none", *flags, module="benchmark")
     assert code == 0, printed
     result = json.loads(output.read_text())
@@ -353,11 +183,11 @@ def test_the_benchmark_prints_a_table_and_json_and_overwrites_nothing(folder):
         "flow map of the pairs", "training step", "reading a batch of pairs"}
     assert all(row["seconds"] > 0 for row in result["rows"])
     rows = {(row["name"], row["batch"]): row for row in result["rows"]}
-    assert len(rows) == 2 * 7 + 2 and rows["training step", 8]["model_flop_utilisation"] > 0
-    assert 0 < rows["reading a batch of pairs", 8]["share_of_a_training_step"] < 1
-    assert rows["pairs", 4]["pairs_per_second"] > 0 and rows["pairs", 2]["flow_map_share"] > 0
-    assert rows["student_1step", 4]["speedup_over_teacher"] > 0
-    assert "| student_1step | 4 |" in printed and "peak memory" in printed
+    assert len(rows) == 7 + 2 and rows["training step", 8]["model_flop_utilisation"] > 0
+    assert rows["reading a batch of pairs", 8]["share_of_a_training_step"] > 0
+    assert rows["pairs", 2]["pairs_per_second"] > 0 and rows["pairs", 2]["flow_map_share"] > 0
+    assert rows["student_1step", 2]["speedup_over_teacher"] > 0
+    assert "| student_1step | 2 |" in printed and "peak memory" in printed
     code, printed = run(folder / "none", *flags, module="benchmark")
     assert code == 1 and "exists already; name another file" in printed
 

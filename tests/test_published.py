@@ -7,21 +7,16 @@ import sys
 import numpy as np
 import pytest
 
+from tests.commands import ROOT, run
 from tests.golden_checkpoints import checkpoint
-from tests.test_main import ROOT, environment, run
 
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("llamagen")
+pytestmark = pytest.mark.slow
 
 
 def convert(folder, model, name, *flags, source=None):
     command = [sys.executable, "conversion/torch_to_flax.py", f"--model={model}",
                f"--checkpoint={source or checkpoint(name)}", f"--output={folder / name}", *flags]
-    made = subprocess.run(
-        command, cwd=ROOT, text=True, capture_output=True, env=environment()
-    )
+    made = subprocess.run(command, cwd=ROOT, text=True, capture_output=True)
     assert made.returncode == 0, made.stdout + made.stderr
     return folder / name
 

@@ -128,6 +128,7 @@ def program(family, fsdp):
         return compiled, whole, sum(leaf.nbytes for leaf in jax.tree.leaves(state))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", STUDENTS)
 def test_a_device_holds_its_share_of_what_is_trained(family):
     """By the compiled program's own figures: 1 / fsdp of all but norms, biases, small tables."""
@@ -170,6 +171,7 @@ def test_a_step_compiles_once_and_its_state_stays_where_it_is():
     assert loop.train_step._cache_size() == before + 1
 
 
+@pytest.mark.slow
 def test_continues_on_fewer_and_fewer_devices(tmp_path):
     """8, then 4, then 1: what is restored is bit-equal, and the next losses are."""
     state, _ = steps(8, 2, 2)

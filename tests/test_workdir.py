@@ -14,11 +14,11 @@ from tests import tiny
 from tests.test_config import changed
 from tests.test_storage import flip_byte
 
-CONFIG = plain(from_dict(tiny.get_config().to_dict()))
+CONFIG = plain(from_dict(tiny.get_config("llamagen_tokenizer").to_dict()))
 
 
 def stage(root, key=None, value=None, name="teacher"):
-    tree = changed(key, value) if key else tiny.get_config().to_dict()
+    tree = changed(key, value) if key else tiny.get_config("llamagen_tokenizer").to_dict()
     return running.folder(from_dict(tree), root, STAGES[name])
 
 

@@ -2,8 +2,15 @@
 
 from ddjax.config import complete
 
+IMAGE = {"image_size": 8, "image_channels": 1, "vocab_size": 16, "code_dim": 4}
+TOKENIZERS = {
+    "patch_tokenizer": {**IMAGE, "patch": 2, "width": 8},
+    "llamagen_tokenizer": {**IMAGE, "channels": 4, "multipliers": (1, 1), "blocks": 1,
+                           "z_channels": 4, "norm_groups": 2},
+}
 
-def get_config():
+
+def get_config(tokenizer="patch_tokenizer"):
     classifier = {
         "kind": "classifier",
         "model": {"image_size": 8, "image_channels": 1, "num_classes": 10, "channels": 4,
@@ -19,10 +26,8 @@ def get_config():
         "stages": "tokenizer,teacher,pairs,distill,evaluate,sample",
         "data": {"name": "digits", "image_size": 8, "num_classes": 10},
         "tokenizer": {
-            "kind": "llamagen_tokenizer",
-            "model": {"image_size": 8, "image_channels": 1, "vocab_size": 16, "code_dim": 4,
-                      "channels": 4, "multipliers": (1, 1), "blocks": 1, "z_channels": 4,
-                      "norm_groups": 2},
+            "kind": tokenizer,
+            "model": TOKENIZERS[tokenizer],
             "train": train,
         },
         "teacher": {

@@ -1,4 +1,4 @@
-"""A student that must be good: the digits, small. By name: python -m pytest -n 0 tests/quality.py.
+"""A student that must be good: the digits, small, from end to end.
 
 The bounds leave room for other seeds and devices: seen were 0.56 and 0.66 of the tokens, and a
 distance above the floor of 0.34 (1 step) and 0.13 (refined) of that of tokens drawn apart.
@@ -12,6 +12,8 @@ import pytest
 from configs import digits
 from ddjax.config import from_dict
 from ddjax.stages import registry, running
+
+pytestmark = pytest.mark.slow
 
 
 def config():
