@@ -2,6 +2,10 @@
 
 import os
 
+# Most of a test is compiling; programs of tests run once or twice. The second halves its time.
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false"
+
 import jax
 import pytest
 
@@ -12,9 +16,6 @@ jax.config.update("jax_num_cpu_devices", 8)
 # They wait for each other's messages on the threads of one pool: see `ddjax.runtime.hosts.join`.
 os.environ["NPROC"] = "64"
 jax.config.update("jax_cpu_enable_async_dispatch", False)
-# Most of a test is compiling; programs of tests run once or twice.
-os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
-jax.config.update("jax_disable_most_optimizations", True)
 
 
 def pytest_collection_modifyitems(items):

@@ -11,10 +11,10 @@ from tests.campaign_runs import Ended, lost
 
 @pytest.mark.slow
 def test_a_short_campaign_finds_nothing():
-    rounds = campaign.campaign([1, 2, 4], seed=3)
+    rounds = campaign.campaign([1, 2], seed=3)
     bad = [found for found in rounds if found.outcome in campaign.BAD]
     assert not bad, "\n".join(map(str, bad))
-    assert [found.kind for found in rounds] == ["SIGKILL", "flip", "truncate"]
+    assert [found.kind for found in rounds] == ["SIGKILL", "flip"]
 
 
 @pytest.mark.parametrize(("code", "errors", "problem"), [

@@ -234,7 +234,7 @@ def test_default_solver_at_published_codebook_sizes(x64, vocab, dim, scale):
         )
         log_p = truncate(jnp.asarray(logits), Guidance(top_k=vocab // 2)).astype(jnp.float64)
         eps = jnp.asarray(rng.normal(size=(count // 5, dim)))
-        fine = flow.noise_to_ids(eps, log_p, jnp.asarray(codes), flow.Solver(400, 4, 6000.0))
+        fine = flow.noise_to_ids(eps, log_p, jnp.asarray(codes), flow.Solver(200, 4, 1000.0))
         ours = flow.noise_to_ids(
             eps.astype(jnp.float32), log_p, jnp.asarray(codes, jnp.float32), SOLVER
         )

@@ -18,7 +18,7 @@ JOB = (
       ("teacher", "tokenizer", "distill.perceptual_net", "evaluate.features")),
     "--config.stages=pairs,distill,evaluate,sample",
     "--config.distill.train.steps=20",
-    "--config.evaluate.methods=teacher_flow,student_1step,refine_1,onestep_class",
+    "--config.evaluate.methods=refine_1,onestep_class",
     "--config.evaluate.sets=1",
 )
 

@@ -78,13 +78,13 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_goes_on(finished, fold
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A file system of 300 kB, and how to make it larger."""
+    """A file system of 100 kB, and how to make it larger."""
 
     def mount(options):
         command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(tmp_path)]
         return subprocess.run(command, capture_output=True).returncode
 
-    if mount("size=300k"):
+    if mount("size=100k"):
         pytest.skip("mounting a small file system needs root")
     yield tmp_path, lambda: mount("remount,size=100m")
     subprocess.run(["umount", str(tmp_path)], check=True)
