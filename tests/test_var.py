@@ -179,10 +179,11 @@ def fresh():
     def make():
         quantiser = Quantiser(config.scales, 6, 4, nnx.Rngs(0))
         coder = types.SimpleNamespace(quantiser=quantiser)
-        source = var.VARTeacher.from_tokenizer(config, coder, rngs=nnx.Rngs(1))
-        return quantiser, source, var.VARStudent.from_teacher(source, rngs=nnx.Rngs(2))
+        return quantiser, var.VARTeacher.from_tokenizer(config, coder, rngs=nnx.Rngs(1))
 
-    return make()
+    quantiser, source = make()
+    start = jax.jit(lambda source: var.VARStudent.from_teacher(source, rngs=nnx.Rngs(2)))
+    return quantiser, source, start(source)
 
 
 def assert_same(found, wanted):
