@@ -29,6 +29,7 @@ from ddjax.training import loop
 from tests.test_distill import setting
 from tests.test_storage import assert_trees_equal
 
+pytestmark = pytest.mark.slow
 DEVICES = 8
 CONFIG = TrainSection(steps=10, batch=8, learning_rate=1e-2, warmup=0, weight_decay=0.1)
 
@@ -128,7 +129,6 @@ def program(family, fsdp):
         return compiled, whole, sum(leaf.nbytes for leaf in jax.tree.leaves(state))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("family", STUDENTS)
 def test_a_device_holds_its_share_of_what_is_trained(family):
     """By the compiled program's own figures: 1 / fsdp of all but norms, biases, small tables."""
@@ -171,7 +171,6 @@ def test_a_step_compiles_once_and_its_state_stays_where_it_is():
     assert loop.train_step._cache_size() == before + 1
 
 
-@pytest.mark.slow
 def test_continues_on_fewer_and_fewer_devices(tmp_path):
     """8, then 4, then 1: what is restored is bit-equal, and the next losses are."""
     state, _ = steps(8, 2, 2)

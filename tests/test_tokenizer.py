@@ -18,6 +18,7 @@ from ddjax.storage import model_folder
 from tests import tiny
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", tiny.TOKENIZERS)
 def test_a_tokenizer_learns(kind, tmp_path, capsys):
     """More than the mean picture, which is what a decoder gives that reads no ids."""
