@@ -61,7 +61,8 @@ def _published(size: str) -> dict[str, Any]:
         },
         "guidance": {"scale": 2.0, "top_k": 8000},
         # 99.95 % of tokens are those of a fine solve, by
-        # python -m ddjax.solvers --config=configs/llamagen.py:L --codebook=16384,8 --tokens=8192
+        # python -m ddjax.compare_solvers --config=configs/llamagen.py:L --codebook=16384,8 \
+        #     --tokens=8192
         "flow": {"steps": 28, "reach": 40.0},
         "student": {"kind": "llamagen_student", "steps": (0, 80), "split": SPLIT.get(size, 130)},
     }

@@ -7,6 +7,7 @@ mapped.
 """
 
 import argparse
+import json
 import os
 import pickle
 import re
@@ -54,6 +55,39 @@ def read(file: Path, averaged: bool | None = None) -> Tensors:
             return _checked(found, file)
     wanted = {None: "weights", True: "averaged weights", False: "plain weights"}[averaged]
     raise UserError(f"{file} holds no {wanted}; looked at {', '.join(map(_shown, places))}")
+
+
+# What a folder of a model from the hub may hold, the safer format first.
+_WHOLE = ("model.safetensors", "pytorch_model.bin")
+
+
+def shards(checkpoint: Path) -> list[Path]:
+    """The files of a checkpoint: itself, or those of a folder, whole or in parts with an index.
+
+    Raises:
+      UserError: the folder holds no checkpoint, or its index names what is not there.
+    """
+    if not os.path.isdir(checkpoint):
+        return [checkpoint]
+    for name in _WHOLE:
+        if os.path.isfile(checkpoint / name):
+            return [checkpoint / name]
+        index = checkpoint / f"{name}.index.json"
+        if os.path.isfile(index):
+            return _indexed(index)
+    wanted = " or ".join(f"{name}, or {name}.index.json with its parts" for name in _WHOLE)
+    raise UserError(f"{checkpoint} holds no checkpoint; needs {wanted}")
+
+
+def _indexed(index: Path) -> list[Path]:
+    try:
+        names = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        raise UserError(f"{index} is no index of a checkpoint ({error}); get it again") from None
+    for name in names:
+        if Path(name).name != name or not os.path.isfile(index.parent / name):
+            raise UserError(f"{index} names {name}, which is not beside it; get all parts")
+    return [index.parent / name for name in names]
 
 
 def _load(file: Path) -> Any:

@@ -69,6 +69,7 @@ class Table:
         outermost first.
       buffers: what the original code wants beside the weights, by name.
       borrowed: pattern of names from another model's checkpoint; the way back leaves them out.
+      aliases: further names of tensors, with the name that the rules know.
       invertible: whether the weights that we keep are all that the original code wants.
     """
 
@@ -79,6 +80,7 @@ class Table:
     places: tuple[tuple[str, ...], ...] = (("model",),)
     buffers: Callable[[Any], dict[str, Array]] = lambda config: {}
     borrowed: str = ""
+    aliases: Mapping[str, str] = dataclasses.field(default_factory=dict)
     invertible: bool = True
 
 

@@ -5,6 +5,7 @@ r"""Converter of published PyTorch checkpoints into model folders, and back.
     python conversion/torch_to_flax.py --inverse --checkpoint=conversion/weights/c2i_B_256
     python conversion/torch_to_flax.py --model=lpips --checkpoint=vgg16-397923af.pth \
         --linear=vgg.pth
+    python conversion/torch_to_flax.py --model=t5 --checkpoint=flan-t5-xl/
 
 Sizes are read from the checkpoint. Weights become float32, which holds bfloat16 and float16
 exactly; the way back writes float32.
@@ -29,8 +30,8 @@ import jax
 import numpy as np
 from absl import flags
 
-from conversion import follow, kinds, llamagen, llamagen_vq, lpips, var, var_vq
-from conversion.read import Tensors, read
+from conversion import follow, kinds, llamagen, llamagen_vq, lpips, t5, var, var_vq
+from conversion.read import Tensors, read, shards
 from conversion.tables import Shapes, Table
 from ddjax import cli
 from ddjax.runtime import trees
@@ -42,7 +43,7 @@ TABLES = {
     for table in (
         llamagen.TEACHER, llamagen.STUDENT, llamagen_vq.TOKENIZER,
         var.TEACHER, var.STUDENT, var_vq.TOKENIZER,
-        lpips.LPIPS,
+        lpips.LPIPS, t5.ENCODER,
     )
 }
 
@@ -61,8 +62,8 @@ class _Integers(flags.ListParser):
 
 _MODEL = flags.DEFINE_enum("model", None, list(TABLES), "What the checkpoint is")
 _CHECKPOINT = flags.DEFINE_string(
-    "checkpoint", None, "The .pt, .pth or .safetensors file; with --inverse a model folder, or the "
-    "folder of a stage"
+    "checkpoint", None, "The .pt, .pth, .bin or .safetensors file, or a folder of parts with their "
+    "index; with --inverse a model folder, or the folder of a stage"
 )
 _LINEAR = flags.DEFINE_string("linear", None, "With --model=lpips: the weights of its distances")
 _OUTPUT = flags.DEFINE_string(
@@ -115,7 +116,7 @@ def convert(
     _refuse_existing(output)
     table, source = TABLES[model], " and ".join(map(str, checkpoints))
     parts = [read(file, averaged) for file in checkpoints]
-    tensors = _together(parts, source)
+    tensors = _renamed(_together(parts, source), table, source)
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     try:
         config, leaves = _target(table, shapes, given)
@@ -167,6 +168,16 @@ def _together(parts: Sequence[Tensors], source: str) -> Tensors:
             raise UserError(f"{source}: both hold {min(twice)}; give files that belong together")
         tensors |= part
     return tensors
+
+
+def _renamed(tensors: Tensors, table: Table, source: str) -> Tensors:
+    """The tensors, each under one name where files use two."""
+    found = dict(tensors)
+    for alias, name in table.aliases.items():
+        other = found.pop(alias, None)
+        if other is not None and not torch.equal(found.setdefault(name, other), other):
+            raise UserError(f"{source}: {alias} and {name} differ, must be equal; get it again")
+    return found
 
 
 def _target(
@@ -243,7 +254,7 @@ def main() -> None:
     beside = checkpoint.with_name(var.TOKENIZER_FILE)
     if _MODEL.value == "var" and not _TOKENIZER.value and os.path.isfile(beside):
         others.append(beside)
-    print(convert(_MODEL.value, [checkpoint, *others], output, _EMA.value, given))
+    print(convert(_MODEL.value, [*shards(checkpoint), *others], output, _EMA.value, given))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 import os
 
-# TensorFlow is here for its event files only, and greets with pages of advice when imported.
+# TensorFlow is here for its event files only, and logs much when imported.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 

@@ -37,7 +37,7 @@ def start(command: Callable[[Config], None]) -> None:
 def run(command: Callable[..., None], *arguments: str) -> None:
     """Parse the flags and run a command.
 
-    What the user can mend ends in one line and exit code 1, SIGTERM and Ctrl-C in one line and
+    User errors end in one line and exit code 1, SIGTERM and Ctrl-C in one line and
     `Preempted.exit_code`.
 
     Args:
@@ -74,7 +74,7 @@ def run(command: Callable[..., None], *arguments: str) -> None:
 
 
 def _for_people(error: Exception) -> str:
-    """A line about what is no fault of the code, or ""."""
+    """A line about an error of the environment (disk, memory, permissions), or ""."""
     first = str(error).split("\n")[0]
     if files.is_disk_full(error):
         return (
@@ -87,7 +87,7 @@ def _for_people(error: Exception) -> str:
             "config.distill.train.accumulate or config.mesh.fsdp, or ask ddjax.plan what fits"
         )
     if isinstance(error, MemoryError):
-        return f"this machine has not enough memory ({first}); ask for less at once"
+        return f"this machine has not enough memory ({first}); reduce the batch"
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
     return ""
@@ -140,7 +140,7 @@ class _ConfigFile(flags.ArgumentParser):
 def _why(file: str, error: Exception) -> str:
     """Where and why a config file fails."""
     if isinstance(error, SyntaxError) and error.filename == file:
-        return f"line {error.lineno} is no Python ({error.msg})"
+        return f"line {error.lineno} has a syntax error ({error.msg})"
     if isinstance(error, KeyError) and error.args == ("get_config",):
         return "it has no get_config"
     frames = traceback.extract_tb(error.__traceback__)

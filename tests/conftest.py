@@ -1,4 +1,4 @@
-"""Strictness for all tests: no silent broadcasting between ranks. Eight pretended devices."""
+"""Strictness for all tests: no silent broadcasting between ranks. Eight simulated devices."""
 
 import os
 

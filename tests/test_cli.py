@@ -48,7 +48,7 @@ def test_a_config_comes_as_its_file_makes_it():
 
 
 @pytest.mark.parametrize(("text", "argument", "message"), [
-    ("def get_config(:\n  return 3", "", r"line 1 is no Python \(invalid syntax\); give a file"),
+    ("def get_config(:\n  return 3", "", r"line 1 has a syntax error \(invalid syntax\); give"),
     ("\nimport nowhere_at_all", "", r"line 2 fails \(ModuleNotFoundError: .*_all'\); give"),
     ("x = 1", "", "it has no get_config; give"),
     ("def get_config():\n  return {}['a']", "", r"line 2 fails \(KeyError: 'a'\); give"),

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from ddjax.config.schema import DataSection
-from ddjax.data import images
+from ddjax.data import datasets
 from ddjax.runtime.errors import UserError
 
 
@@ -30,14 +30,14 @@ def folder(tmp_path):
 
 
 def test_digits_are_in_range_with_their_labels():
-    found = images.load(DataSection("digits", 8, 10))
+    found = datasets.load(DataSection("digits", 8, 10))
     assert found["image"].shape == (1797, 8, 8, 1)
     assert found["image"].min() == -1 and found["image"].max() == 1
     assert list(found["label"][:10]) == list(range(10))
 
 
 def test_copies_keep_label_and_source_and_stay_close():
-    one, three = (images.load(DataSection("digits", 8, 10, copies=n)) for n in (1, 3))
+    one, three = (datasets.load(DataSection("digits", 8, 10, copies=n)) for n in (1, 3))
     np.testing.assert_array_equal(three["image"][:1797], one["image"])
     np.testing.assert_array_equal(three["label"][1797 : 2 * 1797], one["label"])
     np.testing.assert_array_equal(three["source"][2 * 1797 :], one["source"])
@@ -49,7 +49,7 @@ def test_copies_keep_label_and_source_and_stay_close():
 
 
 def test_idx_files_are_read_and_resized(folder):
-    found = images.load(fashion(folder))
+    found = datasets.load(fashion(folder))
     assert found["image"].shape == (5, 14, 14, 1)
     np.testing.assert_array_equal(found["label"], np.arange(5))
 
@@ -60,10 +60,10 @@ def test_damaged_or_missing_idx_files_are_named(folder):
     for content in (whole[:-1], whole[:2], b"", b"PK" + whole):
         file.write_bytes(gzip.compress(content))
         with pytest.raises(UserError, match=r"ubyte\.gz is not a whole IDX file"):
-            images.load(fashion(folder))
+            datasets.load(fashion(folder))
     file.write_bytes(gzip.compress(whole)[:100])
     with pytest.raises(UserError, match=r"ubyte\.gz cannot be read"):
-        images.load(fashion(folder))
+        datasets.load(fashion(folder))
     file.unlink()
     with pytest.raises(UserError, match=r"data\.directory: .*ubyte\[\.gz\] is missing"):
-        images.load(fashion(folder))
+        datasets.load(fashion(folder))

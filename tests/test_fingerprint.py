@@ -78,7 +78,7 @@ for _ in range(20):
 """
 
 
-def test_pretended_devices_do_not_lock_each_other_up():
+def test_simulated_devices_do_not_lock_each_other_up():
     environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
     done = subprocess.run(
         [sys.executable, "-c", MANY], env=environment, capture_output=True, text=True

@@ -193,7 +193,7 @@ def test_the_benchmark_prints_a_table_and_json_and_overwrites_nothing(folder):
 
 
 def test_solvers_prints_agreement(finished):
-    code, printed = run(finished[0], "--tokens=64", module="solvers")
+    code, printed = run(finished[0], "--tokens=64", module="compare_solvers")
     assert code == 0, printed
     rows = [line.split("|")[1:-1] for line in printed.splitlines() if line.startswith("| 5 | 60 |")]
     assert [int(row[2]) for row in rows] == [16, 24, 32, 48, 64]

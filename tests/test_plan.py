@@ -145,7 +145,7 @@ def test_the_compiler_counts_the_share_of_what_is_trained():
 
 
 def test_the_compiled_table_has_both_programs(monkeypatch):
-    monkeypatch.setattr(compiled, "pretend", lambda devices: None)  # tests have them already
+    monkeypatch.setattr(compiled, "simulate", lambda devices: None)  # tests have them already
     rows = report.compiled_table(tiny_config(fsdp=2), 8).splitlines()
-    assert rows[0].startswith("| compiled for 8 pretended CPU devices |")
+    assert rows[0].startswith("| compiled for 8 simulated CPU devices |")
     assert [row.split("|")[1].strip() for row in rows[2:]] == ["pairs", "distill"]

@@ -114,7 +114,7 @@ def test_json_of_something_else_is_refused(tmp_path, content):
         files.read_json_with_digest(path, "do this")
     files.write_json_with_digest(path, {"a": 1})
     assert files.read_json_with_digest(path, "do this", keys=("a",)) == {"a": 1}
-    with pytest.raises(UserError, match=rf"^{path} is another file: it tells no b; do this$"):
+    with pytest.raises(UserError, match=rf"^{path} has no key b; do this$"):
         files.read_json_with_digest(path, "do this", keys=("a", "b"))
 
 

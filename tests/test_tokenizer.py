@@ -11,7 +11,7 @@ import pytest
 import scipy
 
 from ddjax.config import from_dict
-from ddjax.data import images
+from ddjax.data import datasets
 from ddjax.runtime import sharding
 from ddjax.stages import registry, running, tokenizer
 from ddjax.storage import model_folder
@@ -30,7 +30,7 @@ def test_a_tokenizer_learns(kind, tmp_path, capsys):
         running.run(config, tmp_path, registry.STAGES["tokenizer"])
     line = capsys.readouterr().out
     model = model_folder.load(tmp_path / "tokenizer" / "model", kind)
-    shown = images.load(config.data)["image"][:40]
+    shown = datasets.load(config.data)["image"][:40]
     error = np.mean((np.asarray(tokenizer.reconstruct(model, shown)) - shown) ** 2)
     assert float(re.search(r"squared error (\S+);", line)[1]) == pytest.approx(error, abs=1e-4)
     assert error < 0.75 * np.mean((shown.mean(0, keepdims=True) - shown) ** 2)

@@ -105,7 +105,7 @@ def test_a_damaged_settings_file_is_named(tmp_path):
         stage(tmp_path).begin(CONFIG)
     for content in ("[]", '"text"', "null"):
         file.write_text(content)
-        with pytest.raises(UserError, match=r"settings\.json: holds no keys and values.*" + advice):
+        with pytest.raises(UserError, match=r"settings\.json: is not a JSON object.*" + advice):
             stage(tmp_path).begin(CONFIG)
     file.unlink()
     stage(tmp_path).begin(CONFIG)  # killed before it was written: nothing else is there

@@ -24,9 +24,9 @@ class DataSection:
       name: digits, fashion_mnist, or none: distilling needs no images.
       image_size: pixels a side; images of another size are resized.
       num_classes: number of labels; 0 with captions.
-      directory: of Fashion-MNIST's IDX files; "" goes by TFDS.
+      directory: of Fashion-MNIST's IDX files; "": downloaded with TFDS.
       copies: of each image, all but the first slightly turned, scaled and moved; they count as
-        data. For sets so small that a teacher learns them by heart within a minute.
+        data. For sets so small that a teacher memorises them within a minute.
       captions: file of captions (`ddjax.data.conditions.read_captions`); "" for classes.
     """
 

@@ -67,7 +67,7 @@ class Conditions(abc.ABC):
             if getattr(section, other):
                 raise UserError(
                     f"config.sample.{other}: got {_listed(getattr(section, other))}, but this "
-                    f"teacher is conditioned otherwise; give config.sample.{self.key}"
+                    f"teacher has no such condition; use config.sample.{self.key}"
                 )
         asked = getattr(section, self.key)
         return self.checked(asked, f"config.sample.{self.key}") if asked else self.number(

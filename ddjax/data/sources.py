@@ -1,4 +1,4 @@
-"""Data sources: examples that are read by their number."""
+"""Random-access data sources: examples that are read by their number."""
 
 from typing import Protocol
 

@@ -1,4 +1,4 @@
-"""Pictures: grids of images, and plots of quality against time."""
+"""Image grids, and the plot of quality against time."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,14 +10,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib import ticker
 
+from ddjax.evaluation.pixels import to_unit
 from ddjax.storage.files import atomic
 
 DPI = 150
-
-
-def to_unit(images: np.ndarray) -> np.ndarray:
-    """From [-1, 1] to [0, 1], clamped."""
-    return np.clip((np.asarray(images, np.float32) + 1) / 2, 0, 1)
 
 
 def tile(images: np.ndarray, columns: int) -> np.ndarray:

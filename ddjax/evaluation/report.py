@@ -22,7 +22,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 def _about_sets(metrics: dict[str, Any]) -> str:
     samples, sets = metrics["samples"], metrics["sets"]
     if sets == 1:
-        return f"Each row is one set of {samples} samples; config.evaluate.sets tells deviations."
+        return f"Each row is one set of {samples} samples; raise evaluate.sets for deviations."
     return (
         f"Each row has {sets} independent sets of {samples} samples; a figure is their mean ± "
         "their standard deviation."

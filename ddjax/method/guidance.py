@@ -18,7 +18,7 @@ from ddjax.method.protocols import Teacher
 
 @dataclasses.dataclass(frozen=True)
 class Guidance:
-    """How a user samples from the teacher.
+    """Sampling hyperparameters of the teacher.
 
     Attributes:
       scale: classifier-free guidance. schedule "constant" (LlamaGen): 1 and less is none, above

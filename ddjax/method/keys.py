@@ -1,4 +1,4 @@
-"""Random keys: one stream for each purpose, one key for each image.
+"""PRNG keys: one stream for each purpose, one key for each image.
 
 No two uses ever share randomness, and an image depends on its own number alone: not on the batch,
 the device or the process that draws it.

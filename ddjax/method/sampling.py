@@ -57,7 +57,7 @@ class Settings:
 class Drawn(NamedTuple):
     """Ids [B, L], their vectors [B, L, C] as they go to the decoder, the student's logits if any.
 
-    Ids of -1 and vectors that are not a number come of a teacher that gives no number.
+    Ids of -1 and vectors that are not a number mark log-probabilities that are not a number.
     """
 
     ids_BL: jax.Array

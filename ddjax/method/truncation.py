@@ -1,4 +1,4 @@
-"""Truncation: top-k and top-p without sorting.
+"""Top-k and top-p (nucleus) truncation, without sorting.
 
 What both need is a threshold, and a threshold is found bit by bit, in 32 passes over the logits.
 Sorting 16,384 of them takes some forty times as long on a CPU, and a third of LlamaGen's sampling.
@@ -23,7 +23,7 @@ def top_k(logits: jax.Array, k: int) -> jax.Array:
 
 
 def top_p(logits: jax.Array, mass: float) -> jax.Array:
-    """Float32 logits [..., V] with -inf for those behind what has more than `mass` together.
+    """Float32 logits [..., V] with -inf outside the nucleus of `mass`.
 
     From the largest down, ties by their index: the token that crosses `mass` stays.
     """

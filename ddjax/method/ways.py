@@ -28,7 +28,7 @@ class Way:
       continues: whether it can start from a prefix of ids.
       runs_a_network: whether a network draws, so that its time means something.
       needs_classes: whether it makes sense for conditions on classes alone.
-      has_log_probs: whether all ids are chosen from distributions that a network gives.
+      has_log_probs: whether there are log-probabilities of a network behind the ids.
     """
 
     pattern: ClassVar[str]
@@ -58,7 +58,7 @@ class Way:
         raise NotImplementedError
 
     def log_probs(self, batch: Batch, drawn: Drawn) -> jax.Array:
-        """Log-probabilities [B, L, V] that the ids were chosen from, where `has_log_probs`.
+        """Log-probabilities [B, L, V] behind the ids, where `has_log_probs`.
 
         By default the teacher's, given the ids before each.
         """

@@ -1,6 +1,6 @@
-"""Models by the kind that configs and model folders name; see `ddjax.method.protocols`."""
+"""Model registry: classes by the kind that configs name; see `ddjax.method.protocols`."""
 
-from ddjax.models import classifier, llamagen, lpips, multiscale_vq, patch_vq, var, vq
+from ddjax.models import classifier, llamagen, lpips, multiscale_vq, patch_vq, t5, var, vq
 
 # What a model may compute in, where its config says.
 DTYPES = ("float32", "bfloat16", "float16")
@@ -15,4 +15,5 @@ MODELS = {
     "patch_tokenizer": patch_vq.PatchTokenizer,
     "classifier": classifier.Classifier,
     "lpips": lpips.LPIPS,
+    "t5": t5.T5Encoder,
 }

@@ -13,7 +13,7 @@ class Output:
     Attributes:
       images: [N, H, W, channels] in 0..1.
       ids: [N, L].
-      titles: a word on each condition.
+      titles: the label or caption of each image.
       seconds: from noise to images, compilation apart.
       log_probs: [N, L, V], what the ids were chosen from, where it was asked for.
     """
@@ -41,8 +41,3 @@ class Trajectory(NamedTuple):
     images: np.ndarray
     k: tuple[int, ...]
     ids: np.ndarray
-
-
-def to_unit(images: np.ndarray) -> np.ndarray:
-    """From about [-1, 1] to [0, 1], clamped."""
-    return np.clip((images.astype(np.float32) + 1) / 2, 0, 1)

@@ -17,11 +17,12 @@ from ddjax.config import reading
 from ddjax.config.schema import Config
 from ddjax.data import conditions as condition_sources
 from ddjax.data.conditions import Classes, Conditions
+from ddjax.evaluation.pixels import to_unit
 from ddjax.method import trajectory, ways
 from ddjax.method.flow import Solver
 from ddjax.method.guidance import Guidance
 from ddjax.method.sampling import Models, Settings, coded
-from ddjax.pipeline.outputs import Output, Trajectory, to_unit
+from ddjax.pipeline.outputs import Output, Trajectory
 from ddjax.pipeline.sampler import Sampler, slices
 from ddjax.runtime.errors import UserError
 from ddjax.storage import model_folder, run_models, workdir
@@ -172,7 +173,7 @@ class Pipeline(Sampler):
           steps: values of k; all by default.
 
         Raises:
-          UserError: the method draws beside the noise, or as a call does.
+          UserError: the method is not a function of the noise; else as `__call__`.
         """
         way, numbers = ways.parse(method), self._numbers(labels, captions)
         if not way.maps_noise:

@@ -10,7 +10,7 @@ from ddjax.runtime.devices import DEVICES
 _DEVICES = flags.DEFINE_integer("devices", 1, "How many", lower_bound=1)
 _DEVICE = flags.DEFINE_enum("device", None, list(DEVICES), "Which kind")
 _COMPILE = flags.DEFINE_bool(
-    "compile", False, "Also compile the programs for pretended devices; takes minutes"
+    "compile", False, "Also compile the programs for simulated devices; takes minutes"
 )
 _UTILISATION = flags.DEFINE_float(
     "utilisation", 0.3, "Share of the data sheet's rates that is reached"

@@ -1,4 +1,4 @@
-"""Compiled memory: what XLA's compiler says of a job, for pretended devices.
+"""XLA memory analysis of a job, on simulated devices.
 
 XLA's compiler for CPUs stands for those of accelerators, which fuse otherwise. What the arguments
 take is exact for every kind of device; intermediate values are that compiler's own.
@@ -25,7 +25,7 @@ class Compiled(NamedTuple):
     intermediate: int
 
 
-def pretend(devices: int) -> None:
+def simulate(devices: int) -> None:
     """Pretend so many CPU devices; before any is used."""
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", devices)

@@ -1,4 +1,4 @@
-"""Plan of a job: what it will take, before anything is paid for.
+"""Cost estimate of a job: memory, operations and hours, before it is started.
 
     python -m ddjax.plan --config=configs/llamagen.py:L --devices=64 --device=v5p \
         --config.mesh.fsdp=8
@@ -218,13 +218,13 @@ def time_table(stages: list[StagePlan], devices: int, device: Device, utilisatio
 def compiled_table(config: Config, devices: int) -> str:
     """What XLA's compiler for CPUs takes for the same programs, as Markdown."""
     nets = models(config)
-    compiled.pretend(devices)
+    compiled.simulate(devices)
     with jax.set_mesh(sharding.make_mesh(config.mesh.fsdp)):
         training = compiled.training_step(config, nets)
     with jax.set_mesh(sharding.one_device()):
         pairs = compiled.pairs(config, nets)
     return "\n".join([
-        f"| compiled for {devices} pretended CPU devices | arguments, GB a device | intermediate |",
+        f"| compiled for {devices} simulated CPU devices | arguments, GB a device | intermediate |",
         "| --- | ---: | ---: |",
         *(f"| {name} | {found.arguments / 1e9:.3f} | {found.intermediate / 1e9:.3f} |"
           for name, found in (("pairs", pairs), ("distill", training))),
@@ -239,12 +239,12 @@ How this is estimated
   2.6 times as much for its pairs; XLA's for CPUs 2.2 times with the perceptual loss in small.
   --compile says what that one takes for the job at hand.
 - What is trained is taken to divide evenly by mesh.fsdp; weights gathered for a block, and the
-  buffers of messages between devices, are not counted.
+  buffers of communication between devices, are not counted.
 - Calls of pairs are those of one process. Of several each makes whole shards with its own devices,
   and some wait where the shards do not come out even.
 - Time: matrix products and convolutions alone, the slower of their operations at the bfloat16 peak
   and of their operands' way through memory, at the utilisation. Evaluation, compilation, reading
-  and messages between devices come on top. `python -m ddjax.benchmark` measures what a device
+  and communication between devices come on top. `python -m ddjax.benchmark` measures what a device
   reaches."""
 
 

@@ -1,4 +1,4 @@
-"""Devices: what an accelerator can do, by its data sheet.
+"""Accelerator specifications: peak operations, memory and bandwidth by the data sheets.
 
 TPUs: cloud.google.com/tpu/docs (a chip). GPUs: NVIDIA's data sheets of the A100 (SXM), H100 (SXM),
 H200, L40S and L4. Gigabytes are counted as 10^9 bytes, the least that they can mean.

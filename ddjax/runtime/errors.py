@@ -1,8 +1,8 @@
-"""Errors: the one exception that a user is meant to read."""
+"""User-facing exception."""
 
 
 class UserError(Exception):
     """What the user gave cannot be used; the message is one line that says what to do.
 
-    `ddjax.main` prints the message without a traceback and exits with code 1.
+    Commands (`ddjax.cli`) print the message without a traceback and exit with code 1.
     """

@@ -87,7 +87,7 @@ def _bytes_of(equation: Any) -> float:
 
 @functools.cache
 def peak() -> tuple[float, str]:
-    """Operations a second at the most of one device, and where the number is from.
+    """Peak operations a second of one device, and where the number is from.
 
     Returns:
       The data sheet's for known accelerators, else the rate of a large product, measured now.

@@ -1,6 +1,6 @@
-"""Hosts: several processes, on one machine or many, that make up one run.
+"""Multi-host runs: several processes, on one machine or many, that make up one run.
 
-All of them run the same stages in the same order; the first writes what there is one of. The
+All of them run the same stages in the same order; the first writes the shared files. The
 workdir must be on a file system that all of them see.
 """
 
@@ -55,7 +55,7 @@ def join(coordinator: str, count: int, index: int) -> None:
 
 
 def is_first() -> bool:
-    """Whether this process writes what there is one of."""
+    """Whether this is process 0, which writes the shared files."""
     return jax.process_index() == 0
 
 
@@ -66,7 +66,7 @@ def barrier(purpose: str) -> None:
 
 
 def share(items: Sequence[T]) -> Sequence[T]:
-    """Those that are this process' to do."""
+    """Those that are assigned to this process."""
     return items[jax.process_index() :: jax.process_count()]
 
 

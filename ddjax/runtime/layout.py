@@ -1,4 +1,4 @@
-"""Parameter layout: which parameters of a model decay, and how they are cut over devices.
+"""Parameter layout: which parameters of a model decay, and how they are sharded.
 
 A model class says it by the names of its parameters, in its attribute `layout`.
 """
@@ -14,8 +14,8 @@ class ParameterLayout:
 
     Attributes:
       decayed: parameters that weight decay applies to.
-      cut: (parameter, axis): the axis, counted from the last, that is cut over fsdp; of kernels the
-        inputs, of embeddings the rows. Other parameters stay whole: they are small.
+      cut: (parameter, axis): the axis, counted from the last, that is sharded over fsdp;
+        of kernels the inputs, of embeddings the rows. Other parameters are small and stay whole.
       stacks: modules whose parameters have a leading axis of blocks, which
         `ddjax.runtime.sharding.scan_gathered` gathers one after another.
     """
@@ -29,7 +29,7 @@ class ParameterLayout:
         return _last(name) in self.decayed
 
     def cut_axis(self, name: str) -> int | None:
-        """The axis of a parameter that is cut over fsdp; None if it stays whole."""
+        """The axis of a parameter that is sharded over fsdp; None if it stays whole."""
         return dict(self.cut).get(_last(name))
 
     def is_stacked(self, name: str) -> bool:

@@ -15,7 +15,7 @@ SIGNALS = {signal.SIGTERM: "SIGTERM", signal.SIGINT: "Ctrl-C"}
 
 
 class Preempted(BaseException):
-    """A signal came; no error, so that nobody who handles errors swallows it."""
+    """A signal came; a BaseException, so that no `except Exception` catches it."""
 
     def __init__(self, number: int = signal.SIGTERM) -> None:
         super().__init__(SIGNALS[number])
@@ -62,7 +62,7 @@ def _end_at_the_next() -> None:
 
 
 def deliver_again(number: int) -> None:
-    """The signal once more, soon: where a finaliser ran, Python passes over what is raised."""
+    """The signal once more, soon: Python ignores exceptions in finalisers."""
     watch()
     threading.Timer(0.05, os.kill, (os.getpid(), number)).start()
 

@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 def bar(items: Iterable[T], name: str, total: int, done: int = 0) -> Iterator[T]:
-    """Pass items through under a bar with the time left; quiet in a log file, lively on a screen.
+    """Pass items through under a bar with the time left; rarely redrawn outside a terminal.
 
     What takes less than a second has none, nor does any process but the first.
 
@@ -53,7 +53,7 @@ def line(text: str) -> None:
 
 
 class _NoBar:
-    """Items as they are, behind the part of tqdm's face that is used here."""
+    """Items as they are, with the part of tqdm's interface that is used here."""
 
     def __init__(self, items: Iterable[T]) -> None:
         self._items = items

@@ -109,8 +109,8 @@ def scan_gathered(
 ) -> Any:
     """`jax.lax.scan` over parameters that are sharded: a block's are gathered for its turn.
 
-    No device holds more than a few turns' parameters in full, nor keeps them for the way back, on
-    which they are gathered once more.
+    No device holds more than a few turns' parameters in full, nor keeps them for the backward
+    pass, on which they are gathered once more.
 
     Args:
       body: (carry, a slice of `shard`, a slice of `others`) -> (carry, output).
@@ -175,7 +175,7 @@ def local_rows(size: int) -> np.ndarray:
 
 
 def per_device(function: Callable[..., Any], replicated: int) -> Callable[..., Any]:
-    """A function that every device runs on its share of the rows, without messages.
+    """A function that every device runs on its share of the rows, without collectives.
 
     Args:
       function: of arrays.

@@ -1,4 +1,4 @@
-"""Trees of arrays by the names of their leaves."""
+"""Pytree paths: leaves by their names."""
 
 from typing import Any
 

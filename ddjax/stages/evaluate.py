@@ -11,7 +11,7 @@ import numpy as np
 
 from ddjax.config.schema import NO_DATA, Config
 from ddjax.data import conditions as condition_sources
-from ddjax.data import images
+from ddjax.data import datasets
 from ddjax.evaluation import pictures, report
 from ddjax.evaluation.metrics import Samples, measured
 from ddjax.evaluation.reference import MOST_NEIGHBOURS_AMONG, Reference
@@ -138,7 +138,7 @@ def run(config: Config, directory: Path) -> str:
     methods = [ways.parse(name) for name in section.methods]
     evaluator = Evaluator(config, root, net, methods)
     drawn, other_teacher = _draw_all(evaluator, methods)
-    data = images.load(config.data) if config.data.name != NO_DATA else None
+    data = datasets.load(config.data) if config.data.name != NO_DATA else None
     data_features, data_classes = None, None
     if data is not None:
         data_features, data_classes = evaluator.features_of(data["image"])

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from ddjax.config.schema import Config, ModelSection
-from ddjax.data import images
+from ddjax.data import datasets
 from ddjax.data.sources import Arrays
 from ddjax.models import MODELS
 from ddjax.storage import run_models
@@ -59,7 +59,7 @@ def load(
         init=lambda rngs: cls(section.model, rngs=rngs),
         loss=loss,
         frozen=None,
-        source=Arrays(images.load(config.data)),
+        source=Arrays(datasets.load(config.data)),
         seed=config.seed,
         config=section.train,
         restore=config.restore,

@@ -1,4 +1,4 @@
-"""Registry of stages: what each reads, which sections of the config decide it, what it leaves.
+"""Registry of stages: what each reads, which sections of the config decide it, its output files.
 
 To add a stage, list it here and write `ddjax/stages/NAME.py` with `run(config, directory)`, which
 returns one line about what it did.
@@ -12,8 +12,8 @@ from types import ModuleType
 from ddjax.config.schema import Config
 from ddjax.method import ways
 from ddjax.runtime.errors import UserError
-from ddjax.storage.model_folder import MADE_AGAIN
-from ddjax.storage.run_models import FOLDERS, PAIRS_AGAIN
+from ddjax.storage.model_folder import REPAIR_HINT
+from ddjax.storage.run_models import FOLDERS, PAIRS_REPAIR_HINT
 
 # Where a model that was trained in a run lies, from the folder of its stage.
 MODEL = ("model/config.json", "model/weights.safetensors")
@@ -77,19 +77,19 @@ STAGES = {
     for stage in (
         Stage(
             "tokenizer", _always(), ("data", "tokenizer"), MODEL, model="tokenizer",
-            repair=MADE_AGAIN,
+            repair=REPAIR_HINT,
         ),
         Stage(
             "teacher", _always("tokenizer"), ("data", "teacher"), MODEL, model="teacher",
-            repair=MADE_AGAIN,
+            repair=REPAIR_HINT,
         ),
         Stage(
             "pairs", _always("tokenizer", "teacher"), ("guidance", "flow", "pairs"),
-            ("*.array_record",), repair=PAIRS_AGAIN,
+            ("*.array_record",), repair=PAIRS_REPAIR_HINT,
         ),
         Stage(
             "distill", _always("tokenizer", "teacher", "pairs"), ("student", "distill"), MODEL,
-            model="student", repair=MADE_AGAIN,
+            model="student", repair=REPAIR_HINT,
         ),
         Stage(
             "evaluate", _evaluate_reads, ("data", "guidance", "flow", "student", "evaluate"),

@@ -1,4 +1,4 @@
-"""Stage runs: the settings that decide a stage, its folder, its inputs, when it is done."""
+"""Stage runner: the settings that decide a stage, its folder, its inputs, when it is done."""
 
 import contextlib
 import dataclasses

@@ -11,7 +11,7 @@ from flax import nnx
 
 from ddjax.config.schema import Config, TeacherSection
 from ddjax.data import conditions as condition_sources
-from ddjax.data import images
+from ddjax.data import datasets
 from ddjax.data.conditions import Conditioned, replaced
 from ddjax.data.sources import Arrays
 from ddjax.evaluation import pictures
@@ -23,7 +23,7 @@ from ddjax.stages import tokenizer
 from ddjax.storage import run_models
 from ddjax.training import loop
 
-# One image in ten is kept from the teacher: a small data set is soon learned by heart.
+# One image in ten is held out: a small data set is soon memorised.
 HELD_OUT = 10
 
 
@@ -58,7 +58,7 @@ def loss(
 
 def run(config: Config, directory: Path) -> str:
     """Train; returns one line about it."""
-    labelled, conditions = images.load(config.data), condition_sources.load(config)
+    labelled, conditions = datasets.load(config.data), condition_sources.load(config)
     coder = run_models.load(config, directory.parent, "tokenizer")
     rows = {"ids": tokenizer.encode(coder, labelled["image"]), "condition": labelled["label"]}
     held_out = labelled["source"] % HELD_OUT == 0

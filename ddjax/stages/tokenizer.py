@@ -10,7 +10,7 @@ import numpy as np
 from flax import nnx
 
 from ddjax.config.schema import Config, TokenizerSection
-from ddjax.data import images
+from ddjax.data import datasets
 from ddjax.data.sources import Arrays
 from ddjax.evaluation import pictures
 from ddjax.method import codes
@@ -67,7 +67,7 @@ def entropy(p: jax.Array) -> jax.Array:
 
 def run(config: Config, directory: Path) -> str:
     """Train; returns one line about it."""
-    rows = images.load(config.data)
+    rows = datasets.load(config.data)
     section = config.tokenizer
     cls = MODELS[section.kind]
     shown = rows["image"][:40]

@@ -1,6 +1,6 @@
 """Checkpoints of a training: Orbax, with a fingerprint for each array.
 
-Orbax reads a flipped byte without a word; the fingerprints catch it. They do not depend on the
+Orbax does not detect flipped bits; the fingerprints do. They do not depend on the
 devices, so a checkpoint continues on another number of them.
 """
 

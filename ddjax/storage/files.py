@@ -113,7 +113,7 @@ def read_json(path: Path, advice: str = "") -> dict[str, Any] | None:
     """
     try:
         found = json.loads(path.read_text())
-        what = "" if isinstance(found, dict) else "holds no keys and values"
+        what = "" if isinstance(found, dict) else "is not a JSON object"
     except FileNotFoundError:
         return None
     except (ValueError, RecursionError):
@@ -152,7 +152,7 @@ def read_json_with_digest(
     if not whole:
         raise UserError(f"{path} is damaged: it does not have its digest; {advice}")
     if missing := [key for key in keys if key not in found]:
-        raise UserError(f"{path} is another file: it tells no {missing[0]}; {advice}")
+        raise UserError(f"{path} has no key {missing[0]}; {advice}")
     return found
 
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 def fingerprints(arrays: dict[str, jax.Array]) -> dict[str, str]:
     """By name, the type, shape and fingerprint of arrays: "float32[2, 3] 0123456789abcdef"."""
-    # One after another: of programs that do not wait for each other, pretended devices, which share
+    # One after another: of programs that do not wait for each other, simulated devices, which share
     # few threads, may each begin another, and wait for its messages for ever.
     sums = {name: jax.device_get(_sums(array)) for name, array in arrays.items()}
     return {

@@ -27,7 +27,7 @@ from ddjax.storage import files
 FREE = ("dtype", "image_size")
 
 # How the model of a stage is made again; of the stage's folder and its name.
-MADE_AGAIN = (
+REPAIR_HINT = (
     "move {0}/finished.json, and what is left of {0}/model, aside and run stage {1} again "
     "(config.stages={1}), which goes on from its last checkpoint"
 )
@@ -317,10 +317,10 @@ def _read_about(directory: Path) -> dict[str, Any]:
 def _no_model(directory: Path) -> str:
     """What to say of a folder whose config.json is a run's."""
     if (directory / "checkpoints").is_dir():
-        again = MADE_AGAIN.format(directory, directory.name)
+        again = REPAIR_HINT.format(directory, directory.name)
         return f"{directory / 'model'} is missing; put back what was there, or {again}"
     return (
-        f"{directory} is not a model folder: {directory / 'config.json'} tells no kind of model; "
+        f"{directory} is not a model folder: {directory / 'config.json'} has no key kind; "
         f"{_GIVE}"
     )
 

@@ -1,4 +1,4 @@
-"""Run models: trained in the workdir, or from a model folder that the config names."""
+"""Model loading for a run: trained in the workdir, or from a model folder that the config names."""
 
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from ddjax.storage.workdir import Folder
 RANDOM = "random"
 
 # How pairs are made again; of the folder of their stage.
-PAIRS_AGAIN = "make the wrong ones again with: python -m ddjax.pairs repair {0.parent}"
+PAIRS_REPAIR_HINT = "make the wrong ones again with: python -m ddjax.pairs repair {0.parent}"
 
 # What a run makes for sampling, and the stage, and folder of the workdir, that makes it.
 FOLDERS = {"tokenizer": "tokenizer", "teacher": "teacher", "student": "distill",
@@ -67,7 +67,7 @@ def part(config: Config, root: Path, conditions: Conditions, name: str) -> Any:
     if name == "sizes":
         return config.teacher.model
     if name == "marginals" or not section(config, name).weights:
-        again = PAIRS_AGAIN if name == "marginals" else model_folder.MADE_AGAIN
+        again = PAIRS_REPAIR_HINT if name == "marginals" else model_folder.REPAIR_HINT
         directory, stage = root / FOLDERS[name], FOLDERS[name]
         Folder(directory, {}, repair=again.format(directory, stage)).check_finished(stage)
     if name != "marginals":

@@ -1,4 +1,4 @@
-"""Workdir folders: what made a folder, whether it is finished, and whether its output is intact.
+"""Stage folders of a workdir: settings, completion, integrity of the output.
 
 A folder holds `settings.json` (what decides its content), `config.json` (the whole config of the
 run), `finished.json` once it is done, and its output. Nothing is ever overwritten or mixed: a

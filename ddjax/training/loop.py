@@ -1,8 +1,8 @@
-"""Training loop, the only one: for tokenizer, teacher, student and classifiers.
+"""Training loop shared by tokenizer, teacher, student and classifiers.
 
 A run is a pure function of its config: batch i depends on the seed and i, and the key of step i is
 fold_in(key, i). Killed anywhere and started again, it goes on from its last checkpoint and ends
-with the very same weights.
+with bit-identical weights.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def check_batch(name: str, config: TrainSection, devices: int) -> None:
 
 
 def optimizer(config: TrainSection, layout: ParameterLayout) -> optax.GradientTransformation:
-    """AdamW behind a clip; warm-up, then cosine to zero; decay of the layout's `decayed` only."""
+    """AdamW, clipped; warm-up, then cosine to zero; decay of the layout's `decayed` only."""
 
     def decayed(params: Any) -> Any:
         return jax.tree_util.tree_map_with_path(
@@ -206,7 +206,7 @@ def train(
       seed: of the order of the examples, of the initial weights and of the loss.
       config: hyper-parameters.
       restore: "latest" or "previous" checkpoint.
-      profile: the first step to trace, and the first no more; none if empty.
+      profile: steps to trace, [start, stop); none if empty.
       pictures: for TensorBoard.
 
     Raises:
@@ -311,7 +311,7 @@ def _loop(
             health.flush()  # a bad state must never become a checkpoint
             hooks.checkpoints.save(done, state, iterator.get_state())
             if preempted:
-                # Whoever ends first has the others ended, by most launchers.
+                # Most launchers end the other processes when one exits.
                 hooks.checkpoints.wait()
                 hosts.barrier("checkpoint saved")
                 raise preemption.Preempted(hooks.notice.received or signal.SIGTERM)

@@ -76,8 +76,8 @@ def _fashion_mnist(config: DataSection) -> tuple[np.ndarray, np.ndarray]:
         rows = tfds.as_numpy(tfds.load("fashion_mnist", split="train", batch_size=-1))
     except Exception as error:
         raise UserError(
-            f"Fashion-MNIST could not be had through TFDS ({type(error).__name__}: {error}); give "
-            "a folder with its IDX files: --config.data.directory=DIR"
+            f"Fashion-MNIST could not be downloaded with TFDS ({type(error).__name__}: {error}); "
+            "give a folder with its IDX files: --config.data.directory=DIR"
         ) from error
     return rows["image"][..., 0], rows["label"]
 

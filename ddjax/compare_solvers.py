@@ -1,4 +1,4 @@
-"""Solver comparison: `python -m ddjax.solvers --config=configs/digits.py`.
+"""Solver comparison: `python -m ddjax.compare_solvers --config=configs/digits.py`.
 
 Takes the distributions that a finished teacher really gives along held-out trajectories, and says
 for each scheme on how many tokens it agrees with a fine float64 solve, and how far the frequencies

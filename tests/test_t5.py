@@ -1,0 +1,177 @@
+"""The T5 encoder against the PyTorch one of transformers, from its weights and from its files."""
+
+import json
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+import torch
+import transformers
+from flax import nnx
+from safetensors.torch import save_file
+from transformers.models.t5.modeling_t5 import T5Attention
+
+from conversion.read import shards
+from conversion.torch_to_flax import convert
+from ddjax.models import t5
+from ddjax.runtime.errors import UserError
+from ddjax.storage import model_folder
+from tests.commands import ROOT
+
+# Width, heads, width of a head, layers, width inside: heads times their width is not the width.
+CASES = {"narrow": (24, 3, 8, 2, 40), "wide": (16, 2, 16, 3, 24), "deep": (32, 4, 4, 5, 64)}
+
+
+def original(name, seed=0, decoder=False):
+    """A random model of transformers, livelier than its own start, so that attention matters."""
+    width, heads, head_width, layers, hidden = CASES[name]
+    config = transformers.T5Config(
+        vocab_size=50, d_model=width, d_kv=head_width, d_ff=hidden, num_layers=layers,
+        num_heads=heads, feed_forward_proj="gated-gelu", tie_word_embeddings=False,
+        dropout_rate=0.0,
+    )
+    torch.manual_seed(seed)
+    cls = transformers.T5ForConditionalGeneration if decoder else transformers.T5EncoderModel
+    model = cls(config).eval()
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "norm" in name:
+                weight.uniform_(0.5, 1.5)
+            elif "relative" in name:
+                weight.normal_(std=1.0)
+    return model
+
+
+def captions(seed=0, tokens=40):
+    """Ids [B, T] and masks [B, T] with 1 to T tokens."""
+    rng = np.random.default_rng(seed)
+    lengths = np.array([1, 7, 23, tokens])
+    mask = np.arange(tokens)[None] < lengths[:, None]
+    return np.where(mask, rng.integers(2, 50, size=mask.shape), t5.PAD), mask
+
+
+def features_of(model, ids, mask):
+    with torch.no_grad():
+        encoder = model.get_encoder()
+        out = encoder(torch.from_numpy(ids), attention_mask=torch.from_numpy(mask.astype(int)))
+    return out.last_hidden_state.numpy()
+
+
+def load(folder, dtype="float32"):
+    return model_folder.load(folder, "t5", dtype=dtype)
+
+
+def converted(model, folder):
+    """From one file; the embedding once, as safetensors wants it."""
+    tensors = dict(model.state_dict())
+    tensors.pop("encoder.embed_tokens.weight", None)
+    save_file(tensors, folder / "model.safetensors")
+    convert("t5", [folder / "model.safetensors"], folder / "out", None, {})
+    return folder / "out"
+
+
+def assert_features(encoder, model):
+    ids, mask = captions()
+    found = np.asarray(jax.jit(lambda ids, mask: encoder(ids, mask))(ids, mask))
+    np.testing.assert_allclose(found[mask], features_of(model, ids, mask)[mask], atol=2e-5)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_features_are_those_of_the_original(name, tmp_path):
+    model = original(name)
+    assert_features(load(converted(model, tmp_path)), model)
+
+
+def test_buckets_are_those_of_the_original():
+    distance = torch.arange(-500, 501)
+    wanted = T5Attention._relative_position_bucket(distance, True, 32, 128).numpy()
+    found = t5.position_buckets(501)
+    np.testing.assert_array_equal(found[0], wanted[500:])  # the first query, keys behind it
+    np.testing.assert_array_equal(found[-1], wanted[:501])
+
+
+def test_padding_changes_nothing():
+    ids, mask = captions()
+    encoder = t5.T5Encoder(t5.T5Config(50, 16, 2, 8, 2, 24, "float32"), rngs=nnx.Rngs(0))
+    other = np.where(mask, ids, 9)
+    short = encoder(ids[2:3, :23], mask[2:3, :23])
+    np.testing.assert_allclose(
+        np.asarray(encoder(other, mask))[mask], np.asarray(encoder(ids, mask))[mask], atol=1e-6
+    )
+    np.testing.assert_allclose(short[0], encoder(ids, mask)[2, :23], atol=1e-5)
+
+
+def test_bfloat16_is_near(tmp_path):
+    model = original("narrow")
+    ids, mask = captions()
+    found = np.asarray(load(converted(model, tmp_path), "bfloat16")(ids, mask))
+    assert found.dtype == np.float32
+    wanted = features_of(model, ids, mask)
+    assert np.abs(found - wanted)[mask].mean() < 0.03 * np.abs(wanted[mask]).mean()
+
+
+def sharded(folder, tensors, suffix):
+    """As the hub has large models: parts, and an index that says which part has what."""
+    folder.mkdir()
+    names = sorted(tensors)
+    parts = [names[::2], names[1::2]]
+    whole = {"safetensors": "model.safetensors", "bin": "pytorch_model.bin"}[suffix]
+    where = {}
+    for i, part in enumerate(parts):
+        file = f"{whole.split('.')[0]}-{i + 1:05}-of-00002.{suffix}"
+        chosen = {name: tensors[name].clone() for name in part}
+        (save_file if suffix == "safetensors" else torch.save)(chosen, folder / file)
+        where |= dict.fromkeys(part, file)
+    (folder / f"{whole}.index.json").write_text(json.dumps({"metadata": {}, "weight_map": where}))
+    return folder
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "bin"])
+def test_a_folder_of_parts_with_a_decoder(suffix, tmp_path):
+    """By the command: the decoder is left out, the second name of the embedding is known."""
+    model = original("narrow", decoder=True)
+    folder = sharded(tmp_path / "flan-t5-tiny", model.state_dict(), suffix)
+    done = subprocess.run(
+        [sys.executable, "conversion/torch_to_flax.py", "--model=t5", f"--checkpoint={folder}/",
+         f"--output={tmp_path / 'out'}"], cwd=ROOT, text=True, capture_output=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert_features(load(tmp_path / "out"), model)
+
+
+def test_the_embedding_under_its_other_name(tmp_path):
+    tensors = dict(original("narrow").state_dict())
+    both = {**tensors, "encoder.embed_tokens.weight": tensors["shared.weight"] + 1}
+    torch.save(both, tmp_path / "both.bin")
+    with pytest.raises(UserError, match=r"encoder\.embed_tokens\.weight and shared\.weight differ"):
+        convert("t5", [tmp_path / "both.bin"], tmp_path / "out", None, {})
+    tensors["encoder.embed_tokens.weight"] = tensors.pop("shared.weight")
+    torch.save(tensors, tmp_path / "other.bin")
+    convert("t5", [tmp_path / "other.bin"], tmp_path / "out", None, {})
+    np.testing.assert_array_equal(
+        load(tmp_path / "out").embedding[...], tensors["encoder.embed_tokens.weight"]
+    )
+
+
+@pytest.mark.parametrize(("name", "text", "message"), [
+    ("readme.md", "", r"holds no checkpoint; needs model\.safetensors, or model\.safetensors\.ind"),
+    ("model.safetensors.index.json", "[]", r"index\.json is no index of a checkpoint"),
+    ("model.safetensors.index.json", '{"weight_map": {"a": "../x.safetensors"}}', r"\.\./x\.safe"),
+    ("pytorch_model.bin.index.json", '{"weight_map": {"a": "part-1.bin"}}', r"names part-1"),
+])
+def test_folders_that_hold_something_else_are_refused(name, text, message, tmp_path):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(UserError, match=message):
+        shards(tmp_path)
+
+
+@pytest.mark.parametrize(("name", "millions"), [
+    ("small", 35.3), ("base", 109.6), ("large", 341.2), ("xl", 1223.5), ("xxl", 4762),
+])
+def test_published_sizes(name, millions):
+    """Parameters of the encoder by the published checkpoints."""
+    model = model_folder.template("t5", t5.T5Config(**t5.SIZES[name]))
+    found = sum(leaf.size for leaf in jax.tree.leaves(model))
+    assert found / 1e6 == pytest.approx(millions, rel=1e-3)
