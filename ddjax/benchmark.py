@@ -31,7 +31,7 @@ from flax import nnx
 
 from ddjax import cli
 from ddjax.config.schema import Config, ModelSection
-from ddjax.data import batches, conditions
+from ddjax.data import batches
 from ddjax.method import flow, ways
 from ddjax.method.groups import Groups
 from ddjax.method.sampling import Models
@@ -72,7 +72,7 @@ def benchmark(config: Config) -> dict[str, Any]:
     for batch in _batches():
         parts = models._asdict() | {"sizes": config.teacher.model}
         pipe = Pipeline(
-            parts.get, config.sampling, conditions.load(config), batch, jax.local_devices()
+            parts.get, config.sampling, run_models.conditions(config), batch, jax.local_devices()
         )
         todo += [(name, batch, call) for name, call in _calls(config, pipe).items()]
     train_batch = _TRAIN_BATCH.value or config.distill.train.batch
@@ -148,6 +148,7 @@ def _calls(config: Config, pipe: Pipeline) -> dict[str, Callable[[], Any]]:
         if not way.problem(groups, config.sampling):
             calls[name] = _drawing(pipe, way, (noise, numbers, index, nothing))
     eps, condition = sharding.shard_batch((noise, pipe.conditions.take(numbers)), total)
+    condition = pipe.conditions.encode(condition)
     x = sharding.shard_batch(np.asarray(codes_VC)[_ids(total, config)], total)
     calls["decode"] = lambda: _decode(models.tokenizer, x)
     calls["pairs"] = lambda: pair_generation.map_batch(
@@ -255,8 +256,8 @@ def _map_share(
 
 
 def _training_rows(config: Config, batch: int) -> dict[str, np.ndarray]:
-    index, given = np.arange(batch, dtype=np.int32), conditions.load(config)
-    return {"index": index, "condition": given.take(given.number(index)),
+    index, given = np.arange(batch, dtype=np.int32), run_models.conditions(config)
+    return {"index": index, "condition": given.encode(given.take(given.number(index))),
             "ids": _ids(batch, config)}
 
 

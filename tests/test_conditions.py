@@ -56,7 +56,7 @@ def saved(path, **changes):
 
 def test_captions_stand_next_to_the_image(tmp_path):
     """Padded on the left; what stood in the padding is gone."""
-    captions = conditions.read_captions(saved(tmp_path / "c.npz"), TOKENS, WIDTH)
+    captions = conditions.read_features(saved(tmp_path / "c.npz"), TOKENS, WIDTH)
     given, numbers = arrays(), np.array([4, 1])
     found = captions.take(numbers)
     for row, number in enumerate(numbers):
@@ -85,23 +85,23 @@ def test_captions_stand_next_to_the_image(tmp_path):
 def test_files_that_hold_something_else_are_refused(tmp_path, changes, message):
     path = saved(tmp_path / "c.npz", **changes)
     with pytest.raises(UserError, match=rf"config\.data\.captions: {path}.*{message}"):
-        conditions.read_captions(path, TOKENS, WIDTH)
+        conditions.read_features(path, TOKENS, WIDTH)
 
 
 def test_files_that_are_missing_or_damaged_are_refused(tmp_path):
     with pytest.raises(UserError, match=r"nowhere\.npz is missing; give an \.npz file"):
-        conditions.read_captions(tmp_path / "nowhere.npz", TOKENS, WIDTH)
+        conditions.read_features(tmp_path / "nowhere.npz", TOKENS, WIDTH)
     path = saved(tmp_path / "c.npz")
     path.write_bytes(path.read_bytes()[:-300])
     with pytest.raises(UserError, match=r"cannot be read as \.npz"):
-        conditions.read_captions(path, TOKENS, WIDTH)
+        conditions.read_features(path, TOKENS, WIDTH)
     np.savez(path, other=np.zeros(3))
     with pytest.raises(UserError, match="has the arrays other; needs features and mask"):
-        conditions.read_captions(path, TOKENS, WIDTH)
+        conditions.read_features(path, TOKENS, WIDTH)
 
 
 def test_a_source_gives_what_models_read(tmp_path):
-    captions = conditions.read_captions(saved(tmp_path / "c.npz"), TOKENS, WIDTH)
+    captions = conditions.read_features(saved(tmp_path / "c.npz"), TOKENS, WIDTH)
     source = Conditioned(Arrays({"condition": np.array([2, 0]), "ids": np.arange(2)}), captions)
     found = source.take(np.array([1, 1, 0]))
     np.testing.assert_array_equal(found["ids"], [1, 1, 0])

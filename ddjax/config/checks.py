@@ -7,7 +7,7 @@ import math
 import re
 from typing import Any
 
-from ddjax.config.schema import DATA_SETS, NO_DATA, Config, ModelSection, TrainSection
+from ddjax.config.schema import CLEANERS, DATA_SETS, NO_DATA, Config, ModelSection, TrainSection
 from ddjax.method import ways
 from ddjax.models import MODELS
 from ddjax.runtime.errors import UserError
@@ -101,6 +101,7 @@ def _check_models(c: Config) -> None:
     for key in ("copies", "image_size"):
         _require(getattr(c.data, key) >= 1, f"data.{key}", getattr(c.data, key), ">= 1")
     _check_conditions(c)
+    _check_text(c)
     vocab = tokenizer.vocab_size
     _require(1 <= vocab <= 2**16, "tokenizer.model.vocab_size", vocab, "in 1..65536: 16-bit ids")
     for key in ("vocab_size", "code_dim"):
@@ -156,6 +157,27 @@ def _check_conditions(c: Config) -> None:
         not captions or c.data.name == NO_DATA, "data.name", c.data.name,
         "none with data.captions: there are no images with captions to train on",
     )
+
+
+def _check_text(c: Config) -> None:
+    """An encoder where captions are texts, of the width that the teacher reads; else none."""
+    texts = bool(c.data.captions) and not c.data.captions.endswith(".npz")
+    if c.text is None:
+        _require(
+            not texts, "data.captions", c.data.captions,
+            "an .npz file of features, or text must name an encoder, as in configs/llamagen_t2i.py",
+        )
+        _require(not c.sample.prompts, "sample.prompts", c.sample.prompts, "none without text")
+        return
+    ours, theirs = c.text.model.width, c.teacher.model.caption_dim
+    _require(ours == theirs, "text.model.width", ours, f"{theirs}, teacher.model.caption_dim")
+    _require(c.text.train is None, "text.train", "a training", "none: the encoder is not trained")
+    _require(bool(c.text.weights), "text.weights", "none", "a model folder")
+    known = ", ".join(CLEANERS)
+    _require(c.text.clean in CLEANERS, "text.clean", c.text.clean, f"one of {known}")
+    ok = bool(c.text.pieces) or c.text.weights == "random"
+    _require(ok, "text.pieces", "none", "the spiece.model of the encoder")
+    _require(c.data.captions_seed >= -1, "data.captions_seed", c.data.captions_seed, ">= -1")
 
 
 def _check_guidance(c: Config) -> None:

@@ -14,6 +14,7 @@ from ddjax.method.sampling import Settings
 
 NO_DATA = "none"
 DATA_SETS = ("digits", "fashion_mnist", NO_DATA)
+CLEANERS = ("llamagen", "lower", "none")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +28,11 @@ class DataSection:
       directory: of Fashion-MNIST's IDX files; "": downloaded with TFDS.
       copies: of each image, all but the first slightly turned, scaled and moved; they count as
         data. For sets so small that a teacher memorises them within a minute.
-      captions: file of captions (`ddjax.data.conditions.read_captions`); "" for classes.
+      captions: file of captions: their features (.npz, `ddjax.data.conditions.read_features`), or
+        texts (`ddjax.data.captions`), which `text` encodes; "" for classes.
+      captions_field: key of the captions in a .jsonl or .parquet file; "" for "caption".
+      captions_seed: of the order of texts; -1 for that of the file.
+      captions_distinct: whether equal texts count once.
     """
 
     name: str
@@ -36,6 +41,9 @@ class DataSection:
     directory: str = ""
     copies: int = 1
     captions: str = ""
+    captions_field: str = ""
+    captions_seed: int = -1
+    captions_distinct: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,6 +113,20 @@ class TeacherSection(ModelSection):
     """The AR teacher; `label_dropout` is the share of labels replaced by "no condition"."""
 
     label_dropout: float = 0.1
+
+
+@dataclasses.dataclass(frozen=True)
+class TextSection(ModelSection):
+    """The text encoder, for captions that are texts; it is never trained here.
+
+    Attributes:
+      pieces: its vocabulary, a `spiece.model` of SentencePiece; "" with random weights makes one
+        from the captions.
+      clean: how captions are cleaned (`ddjax.data.cleaning`): llamagen, lower or none.
+    """
+
+    pieces: str = ""
+    clean: str = "llamagen"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,12 +201,15 @@ class SampleSection:
       method: how, by name (`ddjax.method.ways`).
       labels: classes to draw, where the teacher is conditioned on classes.
       captions: numbers of the captions to draw, where it is conditioned on captions.
+      prompts: captions of one's own to draw, where there is a text encoder, with | between them;
+        a | within one is written with a backslash before it.
       count: how many to draw, of all conditions in turn, where none are named.
     """
 
     method: str = "student_1step"
     labels: tuple[int, ...] = ()
     captions: tuple[int, ...] = ()
+    prompts: str = ""
     count: int = 20
 
 
@@ -220,6 +245,7 @@ class Config:
     """Everything a run needs; see the classes of the fields.
 
     Attributes:
+      text: the encoder of captions that are texts; none otherwise.
       restore: the checkpoint to continue from: latest or previous, the one before.
       profile: two numbers: training steps to trace for TensorBoard, from the first to just before
         the second; none by default.
@@ -235,6 +261,7 @@ class Config:
     student: StudentSection
     distill: DistillSection
     evaluate: EvaluateSection
+    text: TextSection | None = None
     guidance: Guidance = dataclasses.field(default_factory=Guidance)
     flow: Solver = dataclasses.field(default_factory=Solver)
     sample: SampleSection = SampleSection()

@@ -14,8 +14,6 @@ from typing import NamedTuple
 
 from ddjax.runtime.errors import UserError
 
-CLEANERS = ("llamagen", "lower", "none")
-
 # Characters that are looked at: some ten times what an encoder reads, and few enough that no
 # caption, however hostile, keeps a rule busy.
 LONGEST = 4096

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import re
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +21,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from ddjax.config.schema import Config
+from ddjax.data import captions, cleaning
+from ddjax.data.captions import CaptionList
+from ddjax.data.pieces import Pieces
 from ddjax.data.sources import Source
 from ddjax.models.condition_embed import left_padded
+from ddjax.models.t5 import T5Encoder
+from ddjax.runtime import sharding
 from ddjax.runtime.errors import UserError
 
 if TYPE_CHECKING:
@@ -47,7 +53,26 @@ class Conditions(abc.ABC):
 
     @abc.abstractmethod
     def take(self, number_B: np.ndarray) -> Any:
-        """What models read: a pytree of arrays with leading axis B."""
+        """What goes to the devices: a pytree of arrays with leading axis B."""
+
+    def encode(self, condition: Any) -> Any:
+        """What models read, on the devices, from what `take` gave: that itself, or its features."""
+        return condition
+
+    def shapes(self, batch: int) -> Any:
+        """What models read of a batch, as shapes and types."""
+        one = self.take(np.zeros(1, np.int32))
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct((batch, *x.shape[1:]), x.dtype), one)
+
+    def of_prompts(self, prompts: Sequence[str]) -> Conditions:
+        """Conditions of a user's own, numbered in this order.
+
+        Raises:
+          UserError: these are not made of texts.
+        """
+        raise UserError(
+            f"prompts: got {len(prompts)}, but there is no text encoder here; give {self.key}"
+        )
 
     @abc.abstractmethod
     def bucket(self, number_B: np.ndarray) -> np.ndarray:
@@ -57,8 +82,11 @@ class Conditions(abc.ABC):
     def title(self, number: int) -> str:
         """What to write under a picture."""
 
-    def asked(self, section: SampleSection) -> np.ndarray:
-        """Numbers [N] of the conditions that `sample` asks for: those named, or `count` in turn.
+    def asked(self, section: SampleSection) -> tuple[Conditions, np.ndarray]:
+        """What `sample` asks for: prompts, or conditions that are named, or `count` in turn.
+
+        Returns:
+          The conditions, these or a user's own, and numbers [N] of them.
 
         Raises:
           UserError: conditions of another kind, or numbers that there are not.
@@ -69,8 +97,11 @@ class Conditions(abc.ABC):
                     f"config.sample.{other}: got {_listed(getattr(section, other))}, but this "
                     f"teacher has no such condition; use config.sample.{self.key}"
                 )
+        if section.prompts:
+            prompts = split_prompts(section.prompts)
+            return self.of_prompts(prompts), np.arange(len(prompts), dtype=np.int32)
         asked = getattr(section, self.key)
-        return self.checked(asked, f"config.sample.{self.key}") if asked else self.number(
+        return self, self.checked(asked, f"config.sample.{self.key}") if asked else self.number(
             np.arange(section.count)
         )
 
@@ -148,19 +179,105 @@ class Captions(Conditions):
         return self.texts[number] if self.texts else str(number)
 
 
-def load(config: Config) -> Conditions:
+@dataclasses.dataclass(frozen=True, eq=False)
+class Texts(Conditions):
+    """Captions as texts, whose features are computed on the devices.
+
+    Attributes:
+      texts: the captions.
+      clean: what is done to each before it is read.
+      pieces: the vocabulary.
+      encoder: loads the text encoder, when it is first needed.
+      tokens: T, which the teacher reads.
+      width: E, likewise.
+    """
+
+    texts: CaptionList | Sequence[str]
+    clean: Callable[[str], str]
+    pieces: Pieces
+    encoder: Callable[[], T5Encoder]
+    tokens: int
+    width: int
+    key = "captions"
+    buckets = 1
+
+    @property
+    def count(self) -> int:
+        """How many captions there are."""
+        return len(self.texts)
+
+    def take(self, number_B: np.ndarray) -> dict[str, np.ndarray]:
+        """Token ids [B, T] and mask [B, T]."""
+        cleaned = [self.clean(self.texts[int(number)]) for number in number_B]
+        found = self.pieces(cleaned, self.tokens)
+        return {"ids": found.ids_NT, "mask": found.mask_NT}
+
+    def encode(self, condition: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        """Features [B, T, E] and mask [B, T], padded on the left."""
+        return _encode(self.encoder(), condition)
+
+    def shapes(self, batch: int) -> dict[str, jax.ShapeDtypeStruct]:
+        """Features [B, T, E] and mask [B, T], without reading the encoder."""
+        return {
+            "features": jax.ShapeDtypeStruct((batch, self.tokens, self.width), jnp.float32),
+            "mask": jax.ShapeDtypeStruct((batch, self.tokens), bool),
+        }
+
+    def of_prompts(self, prompts: Sequence[str]) -> Texts:
+        """These texts, in place of the captions."""
+        return dataclasses.replace(self, texts=tuple(prompts))
+
+    def bucket(self, number_B: np.ndarray) -> np.ndarray:
+        """One for all, [B]."""
+        return np.zeros(len(number_B), np.int32)
+
+    def title(self, number: int) -> str:
+        """The caption."""
+        return self.texts[int(number)]
+
+
+@jax.jit
+def _encode(encoder: T5Encoder, condition: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    def share(encoder: T5Encoder, ids_BT: jax.Array, mask_BT: jax.Array) -> dict[str, jax.Array]:
+        return left_padded(encoder(ids_BT, mask_BT), mask_BT)
+
+    return sharding.per_device(share, replicated=1)(encoder, condition["ids"], condition["mask"])
+
+
+def load(config: Config, encoder: Callable[[], T5Encoder]) -> Conditions:
     """The conditions of a run.
 
+    Args:
+      config: of the run.
+      encoder: loads its text encoder, where it has one.
+
     Raises:
-      UserError: as `read_captions`.
+      UserError: as `read_features`, `ddjax.data.captions.load` and `Pieces`.
     """
-    if not config.data.captions:
-        return Classes(config.data.num_classes)
-    model = config.teacher.model
-    return read_captions(Path(config.data.captions), model.caption_tokens, model.caption_dim)
+    data, model = config.data, config.teacher.model
+    if not data.captions:
+        return Classes(data.num_classes)
+    if config.text is None:
+        return read_features(Path(data.captions), model.caption_tokens, model.caption_dim)
+    texts = captions.load(
+        Path(data.captions), data.captions_field, data.captions_seed, data.captions_distinct
+    )
+    clean, vocab_size = cleaning.cleaner(config.text.clean), config.text.model.vocab_size
+    if config.text.pieces:
+        pieces = Pieces.read(Path(config.text.pieces), vocab_size)
+    else:
+        pieces = Pieces.trained((clean(texts[i]) for i in range(len(texts))), vocab_size)
+    return Texts(
+        texts,
+        clean,
+        pieces,
+        encoder,
+        model.caption_tokens,
+        model.caption_dim,
+    )
 
 
-def read_captions(path: Path, tokens: int, width: int) -> Captions:
+def read_features(path: Path, tokens: int, width: int) -> Captions:
     """Captions from an .npz file: "features" [N, T, E], "mask" [N, T], and "texts" [N] or none.
 
     Features are as a text encoder gives them: the caption's tokens first, then padding.
@@ -209,14 +326,13 @@ def replaced(condition: Any, null: Any, drop_B: jax.Array) -> Any:
     return jax.tree.map(one, condition, null)
 
 
-def shapes(conditions: Conditions, batch: int) -> Any:
-    """What models read of a batch, as shapes and types."""
-    one = conditions.take(np.zeros(1, np.int32))
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct((batch, *x.shape[1:]), x.dtype), one)
+def split_prompts(text: str) -> list[str]:
+    r"""Prompts with | between them, where \| stands for a | within one."""
+    return [part.replace(r"\|", "|").strip() for part in re.split(r"(?<!\\)\|", text)]
 
 
 class Conditioned:
-    """A source whose examples have "condition" as a number, with what models read in its place."""
+    """A source whose examples have "condition" as a number, with what `take` gives for it."""
 
     def __init__(self, source: Source, conditions: Conditions) -> None:
         self._source, self._conditions = source, conditions
@@ -228,6 +344,10 @@ class Conditioned:
         """See `ddjax.data.sources.Source`."""
         examples = self._source.take(rows)
         return {**examples, "condition": self._conditions.take(examples["condition"])}
+
+    def encode(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """A batch on the devices, with what models read."""
+        return {**batch, "condition": self._conditions.encode(batch["condition"])}
 
 
 def _listed(values: Any) -> str:

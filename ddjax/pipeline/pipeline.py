@@ -15,7 +15,6 @@ import numpy as np
 
 from ddjax.config import reading
 from ddjax.config.schema import Config
-from ddjax.data import conditions as condition_sources
 from ddjax.data.conditions import Classes, Conditions
 from ddjax.evaluation.pixels import to_unit
 from ddjax.method import trajectory, ways
@@ -61,7 +60,7 @@ class Pipeline(Sampler):
           root: the workdir.
           batch: images at once.
         """
-        conditions = condition_sources.load(config)
+        conditions = run_models.conditions(config)
         load = functools.partial(run_models.part, config, root, conditions)
         return cls(load, config.sampling, conditions, batch)
 
@@ -118,6 +117,7 @@ class Pipeline(Sampler):
         labels: Sequence[int] | None = None,
         *,
         captions: Sequence[int] | None = None,
+        prompts: Sequence[str] | None = None,
         method: str = "student_1step",
         seed: int = 0,
         noise: np.ndarray | None = None,
@@ -129,6 +129,7 @@ class Pipeline(Sampler):
         Args:
           labels: classes, where the models are conditioned on classes.
           captions: numbers of the captions, where they are conditioned on captions.
+          prompts: captions of one's own, where there is a text encoder.
           method: by name, see `ddjax.method.ways`.
           seed: of the noise, and of what is drawn beside it.
           noise: [N, L, C] to take instead.
@@ -138,7 +139,7 @@ class Pipeline(Sampler):
         Raises:
           UserError: conditions, noise or ids that do not fit, or a method that there is not.
         """
-        way, numbers = ways.parse(method), self._numbers(labels, captions)
+        way, (conditions, numbers) = ways.parse(method), self._asked(labels, captions, prompts)
         if log_probs and not way.has_log_probs:
             raise UserError(f"{method}: not all of its ids are chosen from log-probabilities")
         if ids is not None and not way.continues:
@@ -150,8 +151,10 @@ class Pipeline(Sampler):
             ids, len(numbers), self.models(way)
         )
         want = ("images", "ids", "log_probs") if log_probs else ("images", "ids")
-        drawn, seconds = self.draw(way, numbers, noise, seed=seed, ids=ids, want=want)
-        titles = [self.conditions.title(number) for number in numbers]
+        drawn, seconds = self.draw(
+            way, numbers, noise, seed=seed, ids=ids, want=want, conditions=conditions
+        )
+        titles = [conditions.title(number) for number in numbers]
         return Output(to_unit(drawn.images), drawn.ids, titles, seconds, drawn.log_probs)
 
     def trajectory(
@@ -159,6 +162,7 @@ class Pipeline(Sampler):
         labels: Sequence[int] | None = None,
         *,
         captions: Sequence[int] | None = None,
+        prompts: Sequence[str] | None = None,
         method: str = "teacher_flow",
         seed: int = 0,
         steps: Sequence[int] | None = None,
@@ -168,6 +172,7 @@ class Pipeline(Sampler):
         Args:
           labels: as in a call.
           captions: likewise.
+          prompts: likewise.
           method: one that maps noise.
           seed: of the noise.
           steps: values of k; all by default.
@@ -175,12 +180,14 @@ class Pipeline(Sampler):
         Raises:
           UserError: the method is not a function of the noise; else as `__call__`.
         """
-        way, numbers = ways.parse(method), self._numbers(labels, captions)
+        way, (conditions, numbers) = ways.parse(method), self._asked(labels, captions, prompts)
         if not way.maps_noise:
             known = ", ".join(one.pattern for one in ways.WAYS if one.maps_noise)
             raise UserError(f"{method} does not map noise; trajectories are of {known}")
         noise = self.noise(len(numbers), seed)
-        ids = self.draw(way, numbers, noise, seed=seed, want=("ids",))[0].ids
+        ids = self.draw(
+            way, numbers, noise, seed=seed, want=("ids",), conditions=conditions
+        )[0].ids
         models = self.models(way)
         chosen = tuple(range(models.groups.count + 1) if steps is None else steps)
         with jax.set_mesh(self.mesh):
@@ -193,15 +200,21 @@ class Pipeline(Sampler):
             ]
         return Trajectory(to_unit(np.stack(images)), chosen, ids)
 
-    def _numbers(
-        self, labels: Sequence[int] | None, captions: Sequence[int] | None
-    ) -> np.ndarray:
+    def _asked(
+        self,
+        labels: Sequence[int] | None,
+        captions: Sequence[int] | None,
+        prompts: Sequence[str] | None,
+    ) -> tuple[Conditions, np.ndarray]:
+        """The conditions that are meant, and their numbers."""
         given, key = {"labels": labels, "captions": captions}, self.conditions.key
+        if prompts is not None and labels is captions is None and len(prompts):
+            return self.conditions.of_prompts(prompts), np.arange(len(prompts), dtype=np.int32)
         other = [name for name, asked in given.items() if asked is not None and name != key]
         if other or given[key] is None or not len(given[key]):
             found = other[0] if other else "none"
             raise UserError(f"conditions: got {found}, give {key}=[...], one for each image")
-        return self.conditions.checked(given[key], key)
+        return self.conditions, self.conditions.checked(given[key], key)
 
 
 @jax.jit

@@ -63,6 +63,7 @@ class Sampler:
         seed: int = 0,
         ids: np.ndarray | None = None,
         want: tuple[str, ...] = ("images", "ids"),
+        conditions: Conditions | None = None,
     ) -> tuple[Images, float]:
         """Draw in batches of one size, so that each way is compiled once.
 
@@ -73,6 +74,7 @@ class Sampler:
           seed: of what is drawn beside the noise.
           ids: [N, P] to start from.
           want: fields of `Images`.
+          conditions: in place of the sampler's.
 
         Returns:
           What is wanted, on the host, and the seconds that drawing took.
@@ -84,7 +86,9 @@ class Sampler:
         for rows in progress.bar(slices(count, size), "sample", -(-count // size)):
             index = np.arange(rows.start, rows.start + size, dtype=np.int32)
             row = np.minimum(index, count - 1)  # the last once more where a batch is not full
-            run = self.program(way, noise[row], numbers[row], index, ids[row], seed, want)
+            run = self.program(
+                way, noise[row], numbers[row], index, ids[row], seed, want, conditions
+            )
             begin = time.perf_counter()
             found = jax.block_until_ready(run())
             seconds += time.perf_counter() - begin
@@ -103,6 +107,7 @@ class Sampler:
         ids: np.ndarray,
         seed: int,
         want: tuple[str, ...],
+        conditions: Conditions | None = None,
     ) -> Callable[[], Images]:
         """`draw_images` of a batch, compiled once for a way and shapes, ready to be called.
 
@@ -114,13 +119,16 @@ class Sampler:
           ids: [B, P] to start from.
           seed: of what is drawn beside the noise.
           want: fields of `Images`.
+          conditions: in place of the sampler's.
         """
         models, key = self.models(way), keys.stream(seed, "sample.draw")
-        conditions = self.conditions.take(numbers), self.conditions.bucket(numbers)
+        given = conditions or self.conditions
         with jax.set_mesh(self.mesh):
-            batch = sharding.shard_batch(
-                (np.asarray(noise), *conditions, index, np.asarray(ids)), len(numbers)
+            eps, condition, *rest = sharding.shard_batch(
+                (np.asarray(noise), given.take(numbers), given.bucket(numbers), index,
+                 np.asarray(ids)), len(numbers),
             )
+            batch = eps, given.encode(condition), *rest
             shapes = tuple((x.shape, x.dtype) for x in jax.tree.leaves(batch))
             if (way, want, shapes) not in self._compiled:
                 lowered = draw_images.lower(

@@ -15,14 +15,13 @@ import jax.numpy as jnp
 from flax import nnx
 
 from ddjax.config.schema import Config
-from ddjax.data import conditions
 from ddjax.method.guidance import Guided
 from ddjax.plan import compiled, memory
 from ddjax.runtime import flops, sharding
 from ddjax.runtime.devices import DEVICES, Device
 from ddjax.runtime.errors import UserError
 from ddjax.stages import distill, pair_generation
-from ddjax.storage import model_folder
+from ddjax.storage import model_folder, run_models
 from ddjax.training import loop
 
 # Usable share of a device's memory: the runtime and fragmentation take the rest.
@@ -97,7 +96,7 @@ def pairs_stage(config: Config, nets: dict[str, nnx.Module], devices: int) -> St
             teacher, codes_VC, eps, condition, guidance=config.guidance, solver=config.flow
         )
 
-    condition = conditions.shapes(conditions.load(config), batch)
+    condition = run_models.conditions(config).shapes(batch)
     jaxpr = jax.make_jaxpr(make)(teacher, codes_VC, _int32(batch), condition).jaxpr
     return StagePlan(
         "pairs", batch * devices, _calls(config, devices), flops.operations(jaxpr),
@@ -122,7 +121,7 @@ def _decoding(config: Config, teacher: nnx.Module, batch: int) -> dict[str, floa
         ids_BP = _int32(batch, int(config.groups.starts[-2]))
         return jax.eval_shape(
             lambda teacher, *args: Guided(teacher, config.guidance).prefill(*args),
-            teacher, conditions.shapes(conditions.load(config), batch), ids_BP,
+            teacher, run_models.conditions(config).shapes(batch), ids_BP,
         )
 
     log_p, cache = prefill(batch)
@@ -142,7 +141,7 @@ def distill_stage(config: Config, nets: dict[str, nnx.Module], devices: int) -> 
     parts = section.train.accumulate
     batch = section.train.batch // parts // devices
     rows = {"index": _int32(batch), "ids": _int32(batch, config.groups.length),
-            "condition": conditions.shapes(conditions.load(config), batch)}
+            "condition": run_models.conditions(config).shapes(batch)}
     loss = distill.loss_of(config, noise_seed=config.seed)
     grad = jax.value_and_grad(loss, has_aux=True)
     key = jax.eval_shape(jax.random.key, 0)

@@ -14,7 +14,6 @@ import optax
 from flax import nnx
 
 from ddjax.config.schema import Config, DistillSection
-from ddjax.data import conditions as condition_sources
 from ddjax.data.conditions import Conditioned, Conditions
 from ddjax.evaluation import pictures
 from ddjax.method import keys, trajectory
@@ -100,7 +99,7 @@ def run(config: Config, directory: Path) -> str:
             "perceptual net", "distill.perceptual_net", directory / "perceptual_net",
             section.perceptual_net, config,
         )
-    store, conditions = Store(root / "pairs"), condition_sources.load(config)
+    store, conditions = Store(root / "pairs"), run_models.conditions(config)
     source = Conditioned(store.source(), conditions)
     loss_fn = loss_of(config, noise_seed=store.manifest()["settings"]["seed"])
     frozen = Frozen(tokenizer, perceptual_net)
@@ -113,6 +112,7 @@ def run(config: Config, directory: Path) -> str:
         loss=loss_fn,
         frozen=frozen,
         source=source,
+        encode=source.encode,
         seed=config.seed,
         config=section.train,
         restore=config.restore,
@@ -123,7 +123,7 @@ def run(config: Config, directory: Path) -> str:
     part = section.train.batch // section.train.accumulate
     last = source.take(len(source) - part + sharding.local_rows(part))
     _, scalars = jax.jit(lambda student, *rest: loss_fn(sharding.gather_unstacked(student), *rest))(
-        student, frozen, sharding.shard_batch(last, part), jax.random.key(0)
+        student, frozen, source.encode(sharding.shard_batch(last, part)), jax.random.key(0)
     )
     return f"{section.train.steps} steps on {len(source)} pairs; cross-entropy " \
         f"{scalars['cross_entropy']:.3f}, {scalars['tokens_equal']:.0%} of tokens equal on pairs " \
@@ -133,7 +133,7 @@ def run(config: Config, directory: Path) -> str:
 def _pictures(config: Config, conditions: Conditions, tokenizer: nnx.Module) -> loop.Pictures:
     """One-step samples for TensorBoard, always of the same noise."""
     shown = np.arange(40, dtype=np.int32)
-    condition = conditions.take(conditions.number(shown))
+    condition = conditions.encode(conditions.take(conditions.number(shown)))
     eps = keys.noise(
         keys.stream(config.seed, "distill.pictures"), shown, config.groups.length,
         tokenizer.codebook.shape[1],

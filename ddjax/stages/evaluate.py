@@ -10,7 +10,6 @@ import jax
 import numpy as np
 
 from ddjax.config.schema import NO_DATA, Config
-from ddjax.data import conditions as condition_sources
 from ddjax.data import datasets
 from ddjax.evaluation import pictures, report
 from ddjax.evaluation.metrics import Samples, measured
@@ -49,7 +48,7 @@ class Evaluator:
 
     def __init__(self, config: Config, root: Path, net: FeatureNet, methods: list[Way]) -> None:
         self.config, self.net = config, net
-        self.conditions = condition_sources.load(config)
+        self.conditions = run_models.conditions(config)
         reads = {part for way in (TEACHER, *methods) for part in way.reads}
         self.models = Models(**{
             part: run_models.part(config, root, self.conditions, part)
@@ -122,7 +121,7 @@ class Evaluator:
         )
         code_dim = self.models.tokenizer.codebook.shape[1]
         noise = _noise(noise_key, index, self.config.groups.length, code_dim)
-        return noise, condition, bucket, index, prefix
+        return noise, self.conditions.encode(condition), bucket, index, prefix
 
 
 _noise = jax.jit(keys.noise, static_argnums=(2, 3))

@@ -14,7 +14,6 @@ import jax
 import numpy as np
 
 from ddjax.config.schema import Config
-from ddjax.data import conditions as condition_sources
 from ddjax.data.conditions import Conditions
 from ddjax.method import keys, trajectory
 from ddjax.method.flow import Solver
@@ -87,7 +86,7 @@ def generate(
     Raises:
       UserError: the teacher gives a log-probability that is not finite; names batch and token.
     """
-    conditions = condition_sources.load(config)
+    conditions = run_models.conditions(config)
     batch, made = config.pairs.batch * sharding.devices(), []
     todo = sum(-(-len(index) // batch) for index in shards.values())
     batches = _batches(config, root, shards, conditions)
@@ -123,6 +122,7 @@ def _batches(
             rows = np.arange(first, first + batch, dtype=np.int32)
             condition = conditions.take(conditions.number(rows))
             index_B, condition = sharding.shard_batch((rows, condition), batch)
+            condition = conditions.encode(condition)
             eps = noise_of(config.seed, index_B, teacher.groups.length, codes_VC.shape[1])
             ids = map_batch(
                 teacher, codes_VC, eps, condition, guidance=config.guidance, solver=config.flow

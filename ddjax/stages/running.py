@@ -48,12 +48,28 @@ def settings(config: Config, stage: Stage) -> dict[str, Any]:
         section = config.student_model if where == "student" else operator.attrgetter(where)(config)
         if flat.pop(key):
             flat[key] = run_models.check_weights(f"config.{key}", section)
-    flat.pop("data.captions", None)
+    flat = {key: value for key, value in flat.items() if not key.startswith("data.captions")}
     if config.data.captions:
-        flat["data.captions"] = files.input_digest(
-            Path(config.data.captions), "config.data.captions"
-        )
+        flat |= _captions(config)
     return json.loads(json.dumps(flat))
+
+
+def _captions(config: Config) -> dict[str, Any]:
+    """What decides the captions and their features; files stand there by their digests."""
+    data, text = config.data, config.text
+    flat = {"data.captions": files.input_digest(Path(data.captions), "config.data.captions")}
+    if text is not None:
+        flat |= {f"data.{key}": getattr(data, key) for key in
+                 ("captions_field", "captions_seed", "captions_distinct")}
+        flat |= {
+            "text.weights": run_models.check_weights("config.text.weights", text),
+            "text.pieces": text.pieces and files.input_digest(
+                Path(text.pieces), "config.text.pieces"
+            ),
+            "text.clean": text.clean,
+            "text.dtype": text.model.dtype,
+        }
+    return flat
 
 
 def _flatten(tree: Any, where: str) -> Iterator[tuple[str, Any]]:

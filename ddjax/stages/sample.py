@@ -7,14 +7,13 @@ from pathlib import Path
 import numpy as np
 
 from ddjax.config.schema import Config
-from ddjax.data import conditions as condition_sources
 from ddjax.evaluation import pictures
 from ddjax.method import ways
 from ddjax.pipeline import Pipeline
 from ddjax.runtime import hosts
 from ddjax.stages import running
 from ddjax.stages.registry import STAGES
-from ddjax.storage import files
+from ddjax.storage import files, run_models
 
 # Images in a row of the picture, and rows at most: the arrays hold all that is drawn.
 COLUMNS, ROWS = 10, 20
@@ -24,11 +23,11 @@ def run(config: Config, directory: Path) -> str:
     """Draw the images asked for, on one device; returns one line about it."""
     way = ways.parse(config.sample.method)
     pipe = Pipeline.from_config(config, directory.parent.parent, config.evaluate.batch)
-    numbers = pipe.conditions.asked(config.sample)
+    conditions, numbers = pipe.conditions.asked(config.sample)
     noise = pipe.noise(len(numbers), config.seed)
-    drawn, _ = pipe.draw(way, numbers, noise, seed=config.seed)
+    drawn, _ = pipe.draw(way, numbers, noise, seed=config.seed, conditions=conditions)
     if hosts.is_first():
-        titles = [pipe.conditions.title(number) for number in numbers]
+        titles = [conditions.title(number) for number in numbers]
         _write(config, directory, drawn.images, drawn.ids, numbers, titles)
     return f"{len(numbers)} images by {way.name}: {directory / 'images.png'}"
 
@@ -59,8 +58,7 @@ def _write(
 
 def folder_name(config: Config) -> str:
     """The same images always go to the same place."""
-    conditions = condition_sources.load(config)
-    numbers = conditions.asked(config.sample)
+    conditions, numbers = run_models.conditions(config).asked(config.sample)
     shown = "-".join(map(str, numbers[:6])) + (
         f"-and-{len(numbers) - 6}" if len(numbers) > 6 else ""
     )

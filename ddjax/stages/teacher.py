@@ -10,7 +10,6 @@ import numpy as np
 from flax import nnx
 
 from ddjax.config.schema import Config, TeacherSection
-from ddjax.data import conditions as condition_sources
 from ddjax.data import datasets
 from ddjax.data.conditions import Conditioned, replaced
 from ddjax.data.sources import Arrays
@@ -58,7 +57,7 @@ def loss(
 
 def run(config: Config, directory: Path) -> str:
     """Train; returns one line about it."""
-    labelled, conditions = datasets.load(config.data), condition_sources.load(config)
+    labelled, conditions = datasets.load(config.data), run_models.conditions(config)
     coder = run_models.load(config, directory.parent, "tokenizer")
     rows = {"ids": tokenizer.encode(coder, labelled["image"]), "condition": labelled["label"]}
     held_out = labelled["source"] % HELD_OUT == 0

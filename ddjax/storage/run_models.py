@@ -1,11 +1,13 @@
 """Model loading for a run: trained in the workdir, or from a model folder that the config names."""
 
+import functools
 from pathlib import Path
 from typing import Any
 
 from flax import nnx
 
 from ddjax.config.schema import Config, ModelSection
+from ddjax.data import conditions as condition_sources
 from ddjax.data.conditions import Conditions
 from ddjax.method import keys
 from ddjax.method.baselines import Marginals
@@ -75,6 +77,20 @@ def part(config: Config, root: Path, conditions: Conditions, name: str) -> Any:
     pairs = Store(root / "pairs").all()
     bucket_N = conditions.bucket(pairs["condition"])
     return sharding.replicate(Marginals.of_pairs(pairs["ids"], bucket_N, conditions.buckets))
+
+
+def conditions(config: Config) -> Conditions:
+    """The conditions of a run, with its text encoder.
+
+    Raises:
+      UserError: as `ddjax.data.conditions.load`, and when the encoder is needed as `load_model`.
+    """
+
+    @functools.cache
+    def encoder() -> nnx.Module:
+        return load_model(config.text, "config.text.weights", Path())
+
+    return condition_sources.load(config, encoder)
 
 
 def load_model(section: ModelSection, where: str, trained: Path) -> nnx.Module:

@@ -191,6 +191,7 @@ def train(
     restore: str = "latest",
     profile: tuple[int, ...] = (),
     pictures: Pictures = lambda model: {},
+    encode: Callable[[dict[str, Any]], dict[str, Any]] = lambda batch: batch,
 ) -> Network:
     """Train a model, or continue, or read it if it is finished; returns the averaged model.
 
@@ -208,6 +209,7 @@ def train(
       restore: "latest" or "previous" checkpoint.
       profile: steps to trace, [start, stop); none if empty.
       pictures: for TensorBoard.
+      encode: makes what the loss reads of a batch on the devices, outside the gradient.
 
     Raises:
       UserError: a loss or gradient that is not finite (names step and metric; the last good
@@ -222,7 +224,7 @@ def train(
     step_fn = functools.partial(
         train_step, frozen=frozen, key=keys.stream(seed, name), loss=loss, config=config
     )
-    throughput = _throughput(step_fn, state, source, config.batch)
+    throughput = _throughput(step_fn, state, source, config.batch, encode)
     with (
         contextlib.closing(iterator),
         contextlib.closing(events.writer(directory / "events")) as writer,
@@ -233,7 +235,7 @@ def train(
         health = Health(name, list(trees.flatten(state.model)), writer)
         trace = profiling.Trace(directory / "profile", profile)
         with preemption.deferred() as notice, trace:
-            hooks = Hooks(checkpoints, writer, health, throughput, trace, notice)
+            hooks = Hooks(checkpoints, writer, health, throughput, trace, notice, encode)
             state = _loop(name, state, iterator, step_fn, config, hooks, pictures)
             model_folder.save(directory / "model", kind, state.ema)
     return state.ema
@@ -254,11 +256,11 @@ def _resume(
 
 
 def _throughput(
-    step_fn: Callable, state: State, source: Source, size: int
+    step_fn: Callable, state: State, source: Source, size: int, encode: Callable
 ) -> Throughput:
     rows = source.take(sharding.local_rows(size) % len(source))
     operations = flops.count(
-        step_fn, state, batch=sharding.shard_batch(rows, size), stop=_flags(False)
+        step_fn, state, batch=encode(sharding.shard_batch(rows, size)), stop=_flags(False)
     )
     peak, _ = flops.peak()
     return Throughput(size, operations, sharding.devices() * peak)
@@ -279,6 +281,7 @@ class Hooks(NamedTuple):
     throughput: Throughput
     trace: profiling.Trace
     notice: preemption.Notice
+    encode: Callable[[dict[str, Any]], dict[str, Any]]
 
 
 def _loop(
@@ -295,7 +298,8 @@ def _loop(
     bar = progress.bar(range(begin, config.steps), name, config.steps, begin)
     for step in bar:
         with hooks.trace.step(step, state):
-            batch = sharding.shard_batch(hooks.throughput.wait_for(iterator), config.batch)
+            rows = hooks.throughput.wait_for(iterator)
+            batch = hooks.encode(sharding.shard_batch(rows, config.batch))
             told = stop if hooks.notice.received else go_on
             state, scalars = step_fn(state, batch=batch, stop=told)
         health.put(step, scalars)

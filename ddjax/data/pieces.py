@@ -1,0 +1,105 @@
+"""Tokens of captions: SentencePiece, with the vocabulary of a T5 encoder."""
+
+import io
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ddjax.runtime.errors import UserError
+
+PAD, END = 0, 1
+
+# T5 has 32,128 rows for 32,100 pieces.
+UNUSED = 128
+
+
+class Tokens(NamedTuple):
+    """Token ids of captions.
+
+    Attributes:
+      ids_NT: int32, the caption first, its end, then padding.
+      mask_NT: bool, which are the caption's, its end included.
+      cut: how many captions were longer.
+    """
+
+    ids_NT: np.ndarray
+    mask_NT: np.ndarray
+    cut: int
+
+
+class Pieces:
+    """A vocabulary of SentencePiece.
+
+    Args:
+      processor: a `sentencepiece.SentencePieceProcessor` with T5's padding and end.
+    """
+
+    def __init__(self, processor: Any) -> None:
+        self._pieces = processor
+
+    @classmethod
+    def read(cls, path: Path, vocab_size: int) -> "Pieces":
+        """The vocabulary that came with an encoder.
+
+        Args:
+          path: its `spiece.model`.
+          vocab_size: rows of the encoder's embedding, of which the last may have no piece.
+
+        Raises:
+          UserError: sentencepiece is not installed, or the file is missing, damaged, or of another
+            vocabulary.
+        """
+        where, sentencepiece = f"config.text.pieces: {path}", _sentencepiece()
+        if not path.is_file():
+            raise UserError(f"{where} is missing; give the spiece.model that came with the encoder")
+        try:
+            pieces = sentencepiece.SentencePieceProcessor(model_file=str(path))
+        except (RuntimeError, OSError, TypeError) as error:
+            why = str(error).partition("\n")[0]
+            raise UserError(f"{where} is no SentencePiece model ({why}); get it again") from None
+        count, ends = pieces.vocab_size(), (pieces.pad_id(), pieces.eos_id())
+        if not vocab_size - UNUSED <= count <= vocab_size:
+            raise UserError(
+                f"{where} has {count} pieces, must be at most {vocab_size}, the encoder's "
+                f"vocabulary, and at most {UNUSED} less; give the spiece.model that came with it"
+            )
+        if ends != (PAD, END):
+            raise UserError(
+                f"{where} has padding {ends[0]} and end {ends[1]}, must be {PAD} and {END}, as "
+                "T5's; give the spiece.model that came with the encoder"
+            )
+        return cls(pieces)
+
+    @classmethod
+    def trained(cls, texts: Iterable[str], vocab_size: int) -> "Pieces":
+        """A vocabulary of at most `vocab_size` pieces made from these texts, always the same."""
+        sentencepiece, model = _sentencepiece(), io.BytesIO()
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(texts), model_writer=model, vocab_size=vocab_size,
+            hard_vocab_limit=False, pad_id=PAD, eos_id=END, unk_id=2, bos_id=-1, num_threads=1,
+            minloglevel=2,
+        )
+        return cls(sentencepiece.SentencePieceProcessor(model_proto=model.getvalue()))
+
+    def __call__(self, texts: Sequence[str], tokens: int) -> Tokens:
+        """Ids of `tokens` tokens for each text, cut where it is longer; its end always stays."""
+        ids_NT = np.full((len(texts), tokens), PAD, np.int32)
+        mask_NT, cut = np.zeros((len(texts), tokens), bool), 0
+        for row, found in enumerate(self._pieces.encode(list(texts))):
+            ids = [*found[: tokens - 1], END]
+            ids_NT[row, : len(ids)], mask_NT[row, : len(ids)] = ids, True
+            cut += len(found) > tokens - 1
+        return Tokens(ids_NT, mask_NT, cut)
+
+
+def _sentencepiece() -> Any:
+    try:
+        import sentencepiece
+    except ModuleNotFoundError:
+        raise UserError(
+            "config.data.captions: texts need sentencepiece, which is not installed; pip install "
+            "-e '.[text]'"
+        ) from None
+    return sentencepiece

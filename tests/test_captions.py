@@ -1,0 +1,246 @@
+"""Captions as texts: files by number, tokens, and features that are the encoder's."""
+
+import json
+import random
+import tracemalloc
+
+import jax
+import numpy as np
+import pytest
+import sentencepiece
+from flax import nnx
+
+from configs import llamagen_t2i
+from ddjax.config import from_dict
+from ddjax.data import captions, conditions, pieces
+from ddjax.data.pieces import Pieces
+from ddjax.models.condition_embed import left_padded
+from ddjax.models.t5 import T5Config, T5Encoder
+from ddjax.pipeline import Pipeline
+from ddjax.runtime.errors import UserError
+from ddjax.stages import registry, running
+from ddjax.storage import run_models
+from ddjax.storage.pair_store import Store
+
+TEXTS = ["a red fox", "", "grün — ثعلب 🦊", "a red fox", "two | boats", "x" * 3000]
+
+
+def lines(path, texts=TEXTS, end="\n"):
+    path.write_bytes(end.join(texts).encode() + end.encode())
+    return path
+
+
+def test_files_of_every_kind_hold_the_same_captions(tmp_path):
+    objects = [json.dumps({"caption": text, "id": i}) for i, text in enumerate(TEXTS)]
+    for found in (
+        captions.load(lines(tmp_path / "a.txt")),
+        captions.load(lines(tmp_path / "b.txt", end="\r\n")),
+        captions.load(lines(tmp_path / "c.jsonl", objects)),
+    ):
+        assert [found[i] for i in range(len(found))] == TEXTS
+    last = tmp_path / "d.txt"
+    last.write_text("one\ntwo")  # no line end
+    assert captions.load(last)[1] == "two" and len(captions.load(last)) == 2
+
+
+def test_parquet(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow", reason="Parquet files need pyarrow")
+    from pyarrow import parquet
+
+    path = tmp_path / "a.parquet"
+    parquet.write_table(pyarrow.table({"text": TEXTS, "n": range(len(TEXTS))}), path)
+    found = captions.load(path, "text")
+    assert [found[i] for i in range(len(found))] == TEXTS
+    with pytest.raises(UserError, match=r"a\.parquet: no captions in column 'caption'"):
+        captions.load(path)
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(UserError, match=r"a\.parquet: no captions in column 'text'"):
+        captions.load(path, "text")
+
+
+def test_order_and_equal_captions(tmp_path):
+    path = lines(tmp_path / "a.txt")
+    distinct = captions.load(path, distinct=True)
+    assert [distinct[i] for i in range(len(distinct))] == TEXTS[:3] + TEXTS[4:]
+    orders = [captions.load(path, shuffle=seed) for seed in (0, 0, 1)]
+    found = [[order[i] for i in range(len(order))] for order in orders]
+    assert found[0] == found[1] != found[2] and sorted(found[0]) == sorted(TEXTS)
+    both = captions.load(path, shuffle=3, distinct=True)
+    assert sorted(both[i] for i in range(len(both))) == sorted(set(TEXTS))
+
+
+@pytest.mark.parametrize(("name", "content", "message"), [
+    ("a.txt", b"", r"a\.txt is empty"),
+    ("a.txt", b"one\ntwo\n\xff\xfe\n", r"a\.txt, line 3 is not UTF-8"),
+    ("a.jsonl", b'{"caption": "x"}\nnope\n', r"a\.jsonl, line 2 is no JSON object with the key"),
+    ("a.jsonl", b'{"text": "x"}\n', r"line 1 is no JSON object with the key 'caption'"),
+    ("a.jsonl", b'{"caption": ["x"]}\n', r"line 1: caption is list, must be a string"),
+])
+def test_files_that_hold_something_else_are_refused(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=rf"config\.data\.captions: .*{message}"):
+        captions.load(tmp_path / name)
+    with pytest.raises(UserError, match=r"nowhere\.txt: No such file"):
+        captions.load(tmp_path / "nowhere.txt")
+
+
+def test_many_captions_take_little_memory(tmp_path):
+    """Eight bytes each, 40 MB for five million, and as much again for an order."""
+    count = 200_000
+    path = lines(tmp_path / "a.txt", [f"caption number {i}" for i in range(count)])
+    tracemalloc.start()
+    found = captions.load(path, shuffle=0)
+    held, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(found) == count and held < 20 * count and peak < 60 * count
+
+
+@pytest.fixture(scope="module")
+def spiece(tmp_path_factory):
+    """A vocabulary as T5's: padding 0, end 1, unknown 2."""
+    folder = tmp_path_factory.mktemp("pieces")
+    rng = random.Random(0)
+    words = ["red", "fox", "boat", "snow", "light", "house", "green", "lake", "old", "table"]
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=(" ".join(rng.choices(words, k=6)) for _ in range(300)),
+        model_prefix=str(folder / "spiece"), vocab_size=60, hard_vocab_limit=False, pad_id=0,
+        eos_id=1, unk_id=2, bos_id=-1, minloglevel=2,
+    )
+    return folder / "spiece.model"
+
+
+def test_tokens_end_with_the_end_and_are_padded(spiece):
+    processor = sentencepiece.SentencePieceProcessor(model_file=str(spiece))
+    size = processor.vocab_size()
+    texts = ["red fox", "", "green " * 50, "🦊 ثعلب", "lake"]
+    found = Pieces.read(spiece, size)(texts, 12)
+    for row, text in enumerate(texts):
+        wanted = [*processor.encode(text)[:11], 1]
+        np.testing.assert_array_equal(found.ids_NT[row, : len(wanted)], wanted)
+        assert not found.ids_NT[row, len(wanted) :].any()
+        assert found.mask_NT[row].sum() == len(wanted)
+    assert found.cut == 1 and found.ids_NT.shape == (5, 12)
+
+
+def test_a_vocabulary_of_another_encoder_is_refused(spiece, tmp_path):
+    size = sentencepiece.SentencePieceProcessor(model_file=str(spiece)).vocab_size()
+    for rows in (size - 1, size + pieces.UNUSED + 1):
+        with pytest.raises(UserError, match=rf"spiece\.model has {size} pieces, must be .*{rows}"):
+            Pieces.read(spiece, rows)
+    (tmp_path / "x.model").write_bytes(spiece.read_bytes()[:99])
+    with pytest.raises(UserError, match=r"x\.model is no SentencePiece model"):
+        Pieces.read(tmp_path / "x.model", size)
+    with pytest.raises(UserError, match=r"text\.pieces: .*y\.model is missing"):
+        Pieces.read(tmp_path / "y.model", size)
+
+
+def texts_of(spiece, texts):
+    config = T5Config(64, 8, 2, 4, 1, 16, "float32")
+    encoder = T5Encoder(config, rngs=nnx.Rngs(0))
+    return encoder, conditions.Texts(
+        tuple(texts), str.lower, Pieces.read(spiece, 64), lambda: encoder, 10, 8
+    )
+
+
+def test_features_are_the_encoders_padded_on_the_left(spiece):
+    encoder, given = texts_of(spiece, ["Red fox", "green lake", "", "old table"])
+    found = given.encode(given.take(np.array([1, 3])))
+    tokens = Pieces.read(spiece, 64)(["green lake", "old table"], 10)
+    wanted = left_padded(encoder(tokens.ids_NT, tokens.mask_NT), tokens.mask_NT)
+    np.testing.assert_allclose(found["features"], wanted["features"], atol=1e-5)
+    np.testing.assert_array_equal(found["mask"], wanted["mask"])
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), found) == jax.tree.map(
+        lambda x: (x.shape, x.dtype), given.shapes(2)
+    )
+    assert given.title(0) == "Red fox" and given.count == 4
+
+
+def test_prompts():
+    assert conditions.split_prompts(r"a red fox | a \| b|c") == ["a red fox", "a | b", "c"]
+    with pytest.raises(UserError, match="no text encoder here; give labels"):
+        conditions.Classes(3).of_prompts(["a fox"])
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """The smallest job from captions to pictures, and its config."""
+    tree = llamagen_t2i.get_config("tiny").to_dict()
+    root = tmp_path_factory.mktemp("t2i")
+    tree["data"]["captions"] = str(lines(root / "captions.txt", [f"a fox {i}" for i in range(7)]))
+    tree["tokenizer"]["model"] |= {"channels": 8, "blocks": 1, "norm_groups": 4}
+    tree["teacher"]["model"] |= {"width": 32, "layers": 1}
+    tree["pairs"] |= {"count": 16, "per_shard": 16, "batch": 8}
+    tree["distill"]["perceptual"], tree["student"]["split"] = 0.0, 16
+    tree["distill"]["train"] |= {"steps": 2, "warmup": 1}
+    tree["evaluate"] |= {"samples": 6, "batch": 6, "methods": "student_1step,onestep_all"}
+    for stage in registry.chosen(from_dict(tree)):
+        running.run(from_dict(tree), root / "run", stage)
+    return tree, root
+
+
+@pytest.mark.slow
+def test_captions_go_through_every_stage(run, capsys):
+    tree, root = run
+    config = from_dict(tree)
+    np.testing.assert_array_equal(Store(root / "run/pairs").all()["condition"], np.arange(16) % 7)
+    pipe = Pipeline.from_workdir(root / "run")
+    drawn = np.load(next((root / "run").glob("sample/student_1step-*/images.npz")))
+    prompts = ["a red fox in the snow", "an old lighthouse at dusk"]
+    out = pipe(prompts=prompts, method="student_1step", seed=0)
+    np.testing.assert_array_equal(out.ids, drawn["ids"])
+    assert out.titles == prompts
+    other = pipe(prompts=[prompts[1], prompts[1]], method="student_1step", seed=0)
+    np.testing.assert_array_equal(other.ids[1], out.ids[1])
+    assert (other.ids[0] != out.ids[0]).any()  # the same noise, another caption
+    caption = pipe(captions=[3], method="student_1step", seed=0).ids
+    np.testing.assert_array_equal(pipe(prompts=["a fox 3"], seed=0).ids, caption)
+    with pytest.raises(UserError, match=r"give captions=\[\.\.\.\]"):
+        pipe(labels=[1])
+    capsys.readouterr()
+    lines(root / "captions.txt", [f"a bear {i}" for i in range(7)])
+    with pytest.raises(UserError, match=r"made by other settings: .*data\.captions"):
+        running.run(config, root / "run", registry.STAGES["distill"])
+
+
+@pytest.mark.slow
+def test_pairs_are_those_of_the_features_in_a_file(run, tmp_path):
+    """Features that are computed while pairs are made, against the same from an .npz file."""
+    tree, root = run
+    lines(root / "captions.txt", [f"a fox {i}" for i in range(7)])
+    given = run_models.conditions(from_dict(tree))
+    tokens = given.take(np.arange(7))
+    features = given.encoder()(tokens["ids"], tokens["mask"])
+    np.savez(tmp_path / "c.npz", features=np.asarray(features), mask=tokens["mask"])
+    other = {**tree, "text": None, "sample": {"count": 2},
+             "data": {**tree["data"], "captions": str(tmp_path / "c.npz")}}
+    running.run(from_dict(other), tmp_path / "run", registry.STAGES["pairs"])
+    wanted, found = (Store(path / "run" / "pairs").all()["ids"] for path in (root, tmp_path))
+    np.testing.assert_array_equal(found, wanted)
+
+
+@pytest.mark.parametrize(("key", "value", "message"), [
+    ("text.model.width", 32, r"text\.model\.width: got 32, must be 48, teacher\."),
+    ("text.weights", "", r"text\.weights: got none, must be a model folder"),
+    ("text.clean", "soap", r"text\.clean: got soap, must be one of llamagen, lower, none"),
+    ("text", None, r"data\.captions: got .*txt, must be an \.npz file of features, or text must"),
+    ("data.captions_seed", -2, r"data\.captions_seed: got -2, must be >= -1"),
+])
+def test_configs_that_contradict_themselves_are_refused(key, value, message):
+    tree = llamagen_t2i.get_config("tiny").to_dict()
+    *path, last = key.split(".")
+    part = tree
+    for name in path:
+        part = part[name]
+    part[last] = value
+    with pytest.raises(UserError, match=message):
+        from_dict(tree)
+
+
+@pytest.mark.parametrize("size", ["XL", "XL_512"])
+def test_published_configs_are_right(size, tmp_path):
+    tree = llamagen_t2i.get_config(size).to_dict()
+    config = from_dict(tree)
+    assert config.guidance.scale == 7.5 and config.guidance.top_k == 1000
+    assert config.groups.count == (256 if size == "XL" else 1024)
+    with pytest.raises(UserError, match="unknown size; known are XL, XL_512, tiny"):
+        llamagen_t2i.get_config("XXS")
