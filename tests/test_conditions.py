@@ -33,8 +33,12 @@ def test_classes_take_turns_and_are_their_own_bucket():
 
 def test_what_a_user_may_ask_for():
     classes = Classes(3)
-    np.testing.assert_array_equal(classes.asked(SampleSection(labels=(2, 2, 0))), [2, 2, 0])
-    np.testing.assert_array_equal(classes.asked(SampleSection(count=4)), [0, 1, 2, 0])
+    for section, wanted in (
+        (SampleSection(labels=(2, 2, 0)), [2, 2, 0]), (SampleSection(count=4), [0, 1, 2, 0]),
+    ):
+        given, numbers = classes.asked(section)
+        assert given is classes
+        np.testing.assert_array_equal(numbers, wanted)
     with pytest.raises(UserError, match=r"config\.sample\.labels: got 3, must be in 0\.\.2"):
         classes.asked(SampleSection(labels=(0, 3)))
     with pytest.raises(UserError, match=r"config\.sample\.captions: got 1, but .*sample\.labels"):
