@@ -192,6 +192,17 @@ def test_the_benchmark_prints_a_table_and_json_and_overwrites_nothing(folder):
     assert code == 1 and "exists already; name another file" in printed
 
 
+def test_the_benchmark_measures_a_text_encoder():
+    code, printed = run(
+        "none", "--batch=2", "--repeats=1", "--only=encoder,training step,encoding the captions of "
+        "a step", module="benchmark", config="configs/llamagen_t2i.py:tiny",
+    )
+    assert code == 0, printed
+    rows = {row["name"]: row for row in json.loads(printed.splitlines()[-1])["rows"]}
+    assert rows["encoder"]["seconds"] > 0
+    assert rows["encoding the captions of a step"]["share_of_a_training_step"] > 0
+
+
 def test_solvers_prints_agreement(finished):
     code, printed = run(finished[0], "--tokens=64", module="compare_solvers")
     assert code == 0, printed

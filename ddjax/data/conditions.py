@@ -23,7 +23,7 @@ import numpy as np
 from ddjax.config.schema import Config
 from ddjax.data import captions, cleaning
 from ddjax.data.captions import CaptionList
-from ddjax.data.pieces import Pieces
+from ddjax.data.pieces import Pieces, Tokens
 from ddjax.data.sources import Source
 from ddjax.models.condition_embed import left_padded
 from ddjax.models.t5 import T5Encoder
@@ -186,7 +186,7 @@ class Texts(Conditions):
     Attributes:
       texts: the captions.
       clean: what is done to each before it is read.
-      pieces: the vocabulary.
+      pieces: makes tokens of texts, `ddjax.data.pieces.Pieces`.
       encoder: loads the text encoder, when it is first needed.
       tokens: T, which the teacher reads.
       width: E, likewise.
@@ -194,7 +194,7 @@ class Texts(Conditions):
 
     texts: CaptionList | Sequence[str]
     clean: Callable[[str], str]
-    pieces: Pieces
+    pieces: Callable[[Sequence[str], int], Tokens]
     encoder: Callable[[], T5Encoder]
     tokens: int
     width: int

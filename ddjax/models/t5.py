@@ -38,7 +38,7 @@ class T5Config:
     head_width: int = 64
     layers: int = 24
     hidden: int = 5120
-    dtype: str = "bfloat16"
+    dtype: str = "float32"
 
 
 # The published encoders, by name.

@@ -1,0 +1,1 @@
+"""Benchmark of a config: `python -m ddjax.benchmark`."""

@@ -1,0 +1,226 @@
+"""Benchmark programs: what is measured, as functions without arguments."""
+
+import contextlib
+import dataclasses
+import functools
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from ddjax.benchmark.report import TRAINING
+from ddjax.config.schema import Config, ModelSection
+from ddjax.data import batches
+from ddjax.data.conditions import Conditioned, Conditions, Texts
+from ddjax.data.pieces import Tokens
+from ddjax.data.sources import Arrays
+from ddjax.method import flow, ways
+from ddjax.method.groups import Groups
+from ddjax.method.sampling import Models
+from ddjax.method.ways import Refine
+from ddjax.models import MODELS
+from ddjax.pipeline import Pipeline
+from ddjax.runtime import flops, sharding
+from ddjax.stages import distill, pair_generation
+from ddjax.storage import pair_store, run_models
+from ddjax.training import loop
+
+
+def load(config: Config) -> tuple[Models, distill.Frozen]:
+    """The models that the config names, where they are there; others with random weights."""
+    config = dataclasses.replace(
+        config, teacher=_there(config.teacher), tokenizer=_there(config.tokenizer)
+    )
+    teacher, tokenizer = (
+        run_models.load(config, Path(), name) for name in ("teacher", "tokenizer")
+    )
+    student_class = MODELS[config.student.kind]
+    student = sharding.replicate(student_class.from_teacher(teacher, rngs=nnx.Rngs(1)))
+    net = None
+    if config.distill.perceptual:
+        net = run_models.load_model(_there(config.distill.perceptual_net), "net", Path())
+    return Models(tokenizer, teacher, student), distill.Frozen(tokenizer, net)
+
+
+def weights(section: ModelSection) -> str:
+    """The model folder that a section names, or "random" where there is none."""
+    there = section.weights and Path(section.weights).is_dir()
+    return section.weights if there else run_models.RANDOM
+
+
+def _there(section: ModelSection) -> ModelSection:
+    return dataclasses.replace(section, weights=weights(section))
+
+
+def conditions(config: Config) -> Conditions:
+    """Those of the config; where captions are texts, 1,000 of random tokens in their place."""
+    if config.text is None:
+        return run_models.conditions(config)
+    section, model = _there(config.text), config.teacher.model
+
+    def tokens(texts: Sequence[str], count: int) -> Tokens:
+        shape = (len(texts), count)
+        ids = np.random.default_rng(0).integers(2, section.model.vocab_size, shape)
+        return Tokens(ids.astype(np.int32), np.ones(shape, bool), 0)
+
+    encoder = functools.cache(lambda: run_models.load_model(section, "text", Path()))
+    return Texts(("",) * 1000, str, tokens, encoder, model.caption_tokens, model.caption_dim)
+
+
+def drawing(config: Config, pipe: Pipeline) -> dict[str, Callable[[], Any]]:
+    """Drawing, decoding and making pairs at a batch; nothing runs yet.
+
+    Captions are encoded before a call: the encoder has a row of its own.
+    """
+    models, groups = pipe.models(Refine(1)), config.groups
+    codes_VC, total = models.tokenizer.codebook, pipe.batch * sharding.devices()
+    index = np.arange(total, dtype=np.int32)
+    numbers, shape = pipe.conditions.number(index), (total, groups.length, codes_VC.shape[1])
+    noise = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    nothing, calls = np.zeros((total, 0), np.int32), {}
+    for name in ("teacher_ar", "student_1step", "student_2step", "refine_1"):
+        way = ways.parse(name)
+        if not way.problem(groups, config.sampling):
+            calls[name] = _drawing(pipe, way, (noise, numbers, index, nothing))
+    eps, given = sharding.shard_batch((noise, pipe.conditions.take(numbers)), total)
+    condition = pipe.conditions.encode(given)
+    if isinstance(pipe.conditions, Texts):
+        calls["encoder"] = lambda: pipe.conditions.encode(given)
+    x = sharding.shard_batch(np.asarray(codes_VC)[_ids(total, config)], total)
+    calls["decode"] = lambda: _decode(models.tokenizer, x)
+    calls["pairs"] = lambda: pair_generation.map_batch(
+        models.teacher, codes_VC, eps, condition, guidance=config.guidance, solver=config.flow
+    )
+    log_p = sharding.shard_batch(np.zeros((total, len(codes_VC)), np.float32), total)
+    calls["flow map of the pairs"] = lambda: _map_all_tokens(
+        codes_VC, log_p, eps, groups, config.flow
+    )
+    return calls
+
+
+def _drawing(pipe: Pipeline, way: ways.Way, batch: tuple) -> Callable[[], Any]:
+    """Drawing code vectors by a way; compiled at the first call."""
+    program = functools.cache(lambda: pipe.program(way, *batch, seed=1, want=("vectors",)))
+    return lambda: program()()
+
+
+@jax.jit
+def _decode(tokenizer: nnx.Module, x_BLC: jax.Array) -> jax.Array:
+    return sharding.per_device(lambda tokenizer, x: tokenizer.decode(x), replicated=1)(
+        tokenizer, x_BLC
+    )
+
+
+@functools.partial(jax.jit, static_argnames=("groups", "solver"))
+def _map_all_tokens(
+    codes_VC: jax.Array, log_p_BV: jax.Array, eps_BLC: jax.Array, groups: Groups,
+    solver: flow.Solver,
+) -> list[jax.Array]:
+    """The part of pair generation that is not the teacher, by every device."""
+    share = functools.partial(_map_share, groups=groups, solver=solver)
+    return sharding.per_device(share, replicated=1)(codes_VC, log_p_BV, eps_BLC)
+
+
+def _map_share(
+    codes_VC: jax.Array, log_p_BV: jax.Array, eps_BLC: jax.Array, *, groups: Groups,
+    solver: flow.Solver,
+) -> jax.Array:
+    """The map, group after group."""
+    made = []
+    for begin, end in groups.runs(0, groups.count):
+        first, stop, size = groups.starts[begin], groups.starts[end], groups.sizes[begin]
+        log_p = jnp.broadcast_to(log_p_BV[:, None], (len(log_p_BV), size, log_p_BV.shape[1]))
+        eps = eps_BLC[:, first:stop].reshape(len(eps_BLC), end - begin, size, -1)
+
+        def one(_: None, eps_BSC: jax.Array, log_p: jax.Array = log_p) -> tuple:
+            return None, flow.noise_to_ids(eps_BSC, log_p, codes_VC, solver)
+
+        ids = jax.lax.scan(one, None, jnp.swapaxes(eps, 0, 1))[1]
+        made.append(jnp.swapaxes(ids, 0, 1).reshape(len(eps_BLC), -1))
+    return jnp.concatenate(made, axis=1)
+
+
+def training_rows(config: Config, conditions: Conditions, batch: int) -> dict[str, Any]:
+    """A batch as the loss reads it, on the devices: captions are encoded."""
+    index = np.arange(batch, dtype=np.int32)
+    rows = {"index": index, "condition": conditions.take(conditions.number(index)),
+            "ids": _ids(batch, config)}
+    return Conditioned(Arrays(rows), conditions).encode(sharding.shard_batch(rows, batch))
+
+
+def encoding(conditions: Texts, batch: int) -> Callable[[], Any]:
+    """What the text encoder does for a batch of the training."""
+    index = np.arange(batch, dtype=np.int32)
+    given = sharding.shard_batch(conditions.take(conditions.number(index)), batch)
+    return lambda: conditions.encode(given)
+
+
+def training_step(
+    config: Config, models: Models, frozen: distill.Frozen, rows: dict[str, Any]
+) -> Callable[[], Any]:
+    """A step of the distillation, on the same batch each time."""
+    batch = len(rows["index"])
+    loss = distill.loss_of(config, noise_seed=0)
+    loop.check_batch(TRAINING, dataclasses.replace(config.distill.train, batch=batch),
+                      sharding.devices())
+    state = None
+
+    def step() -> Any:
+        nonlocal state
+        if state is None:
+            # A copy, since the step uses up its buffers.
+            student = jax.tree.map(jnp.copy, models.student)
+            state = loop.init_state(student, config.distill.train)
+        state, scalars = loop.train_step(
+            state, frozen=frozen, batch=rows, key=jax.random.key(0), stop=jnp.zeros(1, bool),
+            loss=loss, config=config.distill.train,
+        )
+        return scalars
+
+    return step
+
+
+def training_flops(
+    config: Config, models: Models, frozen: distill.Frozen, rows: dict[str, Any]
+) -> float:
+    """Of the loss and its gradient: what the model needs, without recomputation."""
+    loss = distill.loss_of(config, noise_seed=0)
+    grad = jax.value_and_grad(loss, has_aux=True)
+    return flops.count(grad, models.student, frozen, rows, jax.random.key(0))
+
+
+def reading(config: Config, batch: int) -> Callable[[], Any]:
+    """The batches of a training, from a store of random pairs, also onto the devices."""
+    batches = None
+
+    def read() -> Any:
+        nonlocal batches
+        if batches is None:
+            batches = iter(_stored_batches(config, batch))
+        return sharding.shard_batch(next(batches), batch)
+
+    return read
+
+
+def _stored_batches(config: Config, batch: int) -> Iterator[dict[str, np.ndarray]]:
+    length = config.groups.length
+    # More than stay in memory are all read alike, so no more are made.
+    enough = 2 * pair_store.IN_MEMORY // pair_store.record_type(length).itemsize
+    count = max(batch, min(config.pairs.count, enough))
+    with tempfile.TemporaryDirectory() as folder:
+        store = pair_store.Store(Path(folder))
+        about = {"count": count, "per_shard": count, "length": length}
+        store.create(about)
+        store.write(*store.shards(), np.zeros(count, np.int32), _ids(count, config))
+        with contextlib.closing(batches.iterate(store.source(), batch, config.seed)) as iterator:
+            yield from iterator
+
+
+def _ids(batch: int, config: Config) -> np.ndarray:
+    shape, vocab = (batch, config.groups.length), config.teacher.model.vocab_size
+    return np.random.default_rng(2).integers(0, vocab, shape).astype(np.uint16)
