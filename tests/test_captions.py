@@ -119,7 +119,7 @@ def test_tokens_end_with_the_end_and_are_padded(spiece):
         np.testing.assert_array_equal(found.ids_NT[row, : len(wanted)], wanted)
         assert not found.ids_NT[row, len(wanted) :].any()
         assert found.mask_NT[row].sum() == len(wanted)
-    assert found.cut == 1 and found.ids_NT.shape == (5, 12)
+    assert list(found.cut_N) == [False, False, True, False, False]
 
 
 def test_a_vocabulary_of_another_encoder_is_refused(spiece, tmp_path):
@@ -196,7 +196,10 @@ def test_captions_go_through_every_stage(run, capsys):
     np.testing.assert_array_equal(pipe(prompts=["a fox 3"], seed=0).ids, caption)
     with pytest.raises(UserError, match=r"give captions=\[\.\.\.\]"):
         pipe(labels=[1])
-    capsys.readouterr()
+    lines(root / "prompts.txt")
+    other = {**tree, "data": {**tree["data"], "captions": str(root / "prompts.txt")}}
+    running.run(from_dict(other), root / "cut", registry.STAGES["pairs"])
+    assert "1 captions were cut to 16 tokens" in capsys.readouterr().out
     lines(root / "captions.txt", [f"a bear {i}" for i in range(7)])
     with pytest.raises(UserError, match=r"made by other settings: .*data\.captions"):
         running.run(config, root / "run", registry.STAGES["distill"])

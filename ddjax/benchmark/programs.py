@@ -66,7 +66,7 @@ def conditions(config: Config) -> Conditions:
     def tokens(texts: Sequence[str], count: int) -> Tokens:
         shape = (len(texts), count)
         ids = np.random.default_rng(0).integers(2, section.model.vocab_size, shape)
-        return Tokens(ids.astype(np.int32), np.ones(shape, bool), 0)
+        return Tokens(ids.astype(np.int32), np.ones(shape, bool), np.zeros(len(texts), bool))
 
     encoder = functools.cache(lambda: run_models.load_model(section, "text", Path()))
     return Texts(("",) * 1000, str, tokens, encoder, model.caption_tokens, model.caption_dim)

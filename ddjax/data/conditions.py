@@ -59,6 +59,10 @@ class Conditions(abc.ABC):
         """What models read, on the devices, from what `take` gave: that itself, or its features."""
         return condition
 
+    def remark(self) -> str:
+        """What a user should know of the conditions taken so far, or ""."""
+        return ""
+
     def shapes(self, batch: int) -> Any:
         """What models read of a batch, as shapes and types."""
         one = self.take(np.zeros(1, np.int32))
@@ -190,6 +194,7 @@ class Texts(Conditions):
       encoder: loads the text encoder, when it is first needed.
       tokens: T, which the teacher reads.
       width: E, likewise.
+      cut: numbers of the captions taken so far that are longer than T.
     """
 
     texts: CaptionList | Sequence[str]
@@ -198,6 +203,7 @@ class Texts(Conditions):
     encoder: Callable[[], T5Encoder]
     tokens: int
     width: int
+    cut: set[int] = dataclasses.field(default_factory=set)
     key = "captions"
     buckets = 1
 
@@ -210,6 +216,7 @@ class Texts(Conditions):
         """Token ids [B, T] and mask [B, T]."""
         cleaned = [self.clean(self.texts[int(number)]) for number in number_B]
         found = self.pieces(cleaned, self.tokens)
+        self.cut.update(np.asarray(number_B)[found.cut_N].tolist())
         return {"ids": found.ids_NT, "mask": found.mask_NT}
 
     def encode(self, condition: dict[str, jax.Array]) -> dict[str, jax.Array]:
@@ -225,7 +232,11 @@ class Texts(Conditions):
 
     def of_prompts(self, prompts: Sequence[str]) -> Texts:
         """These texts, in place of the captions."""
-        return dataclasses.replace(self, texts=tuple(prompts))
+        return dataclasses.replace(self, texts=tuple(prompts), cut=set())
+
+    def remark(self) -> str:
+        """How many captions were cut."""
+        return f"; {len(self.cut)} captions were cut to {self.tokens} tokens" if self.cut else ""
 
     def bucket(self, number_B: np.ndarray) -> np.ndarray:
         """One for all, [B]."""

@@ -21,12 +21,12 @@ class Tokens(NamedTuple):
     Attributes:
       ids_NT: int32, the caption first, its end, then padding.
       mask_NT: bool, which are the caption's, its end included.
-      cut: how many captions were longer.
+      cut_N: bool, which captions were longer.
     """
 
     ids_NT: np.ndarray
     mask_NT: np.ndarray
-    cut: int
+    cut_N: np.ndarray
 
 
 class Pieces:
@@ -86,12 +86,12 @@ class Pieces:
     def __call__(self, texts: Sequence[str], tokens: int) -> Tokens:
         """Ids of `tokens` tokens for each text, cut where it is longer; its end always stays."""
         ids_NT = np.full((len(texts), tokens), PAD, np.int32)
-        mask_NT, cut = np.zeros((len(texts), tokens), bool), 0
+        mask_NT, cut_N = np.zeros((len(texts), tokens), bool), np.zeros(len(texts), bool)
         for row, found in enumerate(self._pieces.encode(list(texts))):
             ids = [*found[: tokens - 1], END]
             ids_NT[row, : len(ids)], mask_NT[row, : len(ids)] = ids, True
-            cut += len(found) > tokens - 1
-        return Tokens(ids_NT, mask_NT, cut)
+            cut_N[row] = len(found) > tokens - 1
+        return Tokens(ids_NT, mask_NT, cut_N)
 
 
 def _sentencepiece() -> Any:

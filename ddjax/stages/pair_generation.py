@@ -71,13 +71,14 @@ def map_batch(
 
 
 def generate(
-    config: Config, root: Path, shards: dict[str, range]
+    config: Config, root: Path, conditions: Conditions, shards: dict[str, range]
 ) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
     """Make shards on the current mesh, which is of this process, one after another.
 
     Args:
       config: of the run.
       root: the workdir, with teacher and tokenizer.
+      conditions: of the run.
       shards: indices of the pairs by the name of the shard.
 
     Yields:
@@ -86,7 +87,6 @@ def generate(
     Raises:
       UserError: the teacher gives a log-probability that is not finite; names batch and token.
     """
-    conditions = run_models.conditions(config)
     batch, made = config.pairs.batch * sharding.devices(), []
     todo = sum(-(-len(index) // batch) for index in shards.values())
     batches = _batches(config, root, shards, conditions)

@@ -7,6 +7,7 @@ import jax
 
 from ddjax.config import reading
 from ddjax.config.schema import Config
+from ddjax.data.conditions import Conditions
 from ddjax.runtime import hosts, sharding
 from ddjax.runtime.errors import UserError
 from ddjax.stages import pair_generation, running
@@ -33,9 +34,10 @@ def run(config: Config, directory: Path) -> str:
     if hosts.is_first():
         store.create(about(config, root))
     hosts.barrier("store of pairs begun")
-    made = _make_wrong_shards(config, root, store)
+    conditions = run_models.conditions(config)
+    made = _make_wrong_shards(config, root, conditions, store)
     count, shards = config.pairs.count, len(store.shards())
-    return f"{count} pairs in {shards} shards, {len(made)} of them made now"
+    return f"{count} pairs in {shards} shards, {len(made)} of them made now{conditions.remark()}"
 
 
 def verify(root: Path) -> str:
@@ -64,7 +66,7 @@ def repair(root: Path) -> str:
     problems = store.problems()
     if not problems:
         return f"{store.directory}: nothing to repair"
-    made = _make_wrong_shards(config, root, store)
+    made = _make_wrong_shards(config, root, run_models.conditions(config), store)
     for name in problems.keys() - set(made):  # no pairs of this store belong there
         files.quarantine(store.directory / name)
     return (
@@ -89,14 +91,18 @@ def _config(store: Store) -> dict[str, Any]:
     return found
 
 
-def _make_wrong_shards(config: Config, root: Path, store: Store) -> list[str]:
+def _make_wrong_shards(
+    config: Config, root: Path, conditions: Conditions, store: Store
+) -> list[str]:
     """Each process makes its share with its own devices; returns the names of all."""
     shards = store.shards()
     wrong = [name for name in store.problems() if name in shards]
     hosts.barrier("shards looked through")
     mine = {name: shards[name] for name in hosts.share(wrong)}
     with jax.set_mesh(sharding.this_process()):
-        for name, condition_N, ids_NL in pair_generation.generate(config, root, mine):
+        for name, condition_N, ids_NL in pair_generation.generate(
+            config, root, conditions, mine
+        ):
             store.write(name, condition_N, ids_NL)
     hosts.barrier("shards written")
     if hosts.is_first():

@@ -29,7 +29,7 @@ def run(config: Config, directory: Path) -> str:
     if hosts.is_first():
         titles = [conditions.title(number) for number in numbers]
         _write(config, directory, drawn.images, drawn.ids, numbers, titles)
-    return f"{len(numbers)} images by {way.name}: {directory / 'images.png'}"
+    return f"{len(numbers)} images by {way.name}: {directory / 'images.png'}{conditions.remark()}"
 
 
 def _write(
