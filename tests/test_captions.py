@@ -12,6 +12,7 @@ from flax import nnx
 
 from configs import llamagen_t2i
 from ddjax.config import from_dict
+from ddjax.config.schema import SampleSection
 from ddjax.data import captions, conditions, pieces
 from ddjax.data.pieces import Pieces
 from ddjax.models.condition_embed import left_padded
@@ -38,6 +39,11 @@ def test_files_of_every_kind_hold_the_same_captions(tmp_path):
         captions.load(lines(tmp_path / "c.jsonl", objects)),
     ):
         assert [found[i] for i in range(len(found))] == TEXTS
+    marked = tmp_path / "e.txt"
+    marked.write_bytes("one\ntwo\n".encode("utf-8-sig"))
+    assert captions.load(marked)[0] == "one"
+    half = captions.load(lines(tmp_path / "f.jsonl", [r'{"caption": "\ud83d"}']))
+    assert half[0] == "?"
     last = tmp_path / "d.txt"
     last.write_text("one\ntwo")  # no line end
     assert captions.load(last)[1] == "two" and len(captions.load(last)) == 2
@@ -71,6 +77,7 @@ def test_order_and_equal_captions(tmp_path):
 
 @pytest.mark.parametrize(("name", "content", "message"), [
     ("a.txt", b"", r"a\.txt is empty"),
+    ("a.csv", b"x", r"a\.csv: must end in \.txt, \.jsonl, \.parquet, or \.npz"),
     ("a.txt", b"one\ntwo\n\xff\xfe\n", r"a\.txt, line 3 is not UTF-8"),
     ("a.jsonl", b'{"caption": "x"}\nnope\n', r"a\.jsonl, line 2 is no JSON object with the key"),
     ("a.jsonl", b'{"text": "x"}\n', r"line 1 is no JSON object with the key 'caption'"),
@@ -137,7 +144,7 @@ def test_a_vocabulary_of_another_encoder_is_refused(spiece, tmp_path):
 def texts_of(spiece, texts):
     config = T5Config(64, 8, 2, 4, 1, 16, "float32")
     encoder = T5Encoder(config, rngs=nnx.Rngs(0))
-    return encoder, conditions.Texts(
+    return encoder, conditions.CaptionTexts(
         tuple(texts), str.lower, Pieces.read(spiece, 64), lambda: encoder, 10, 8
     )
 
@@ -146,13 +153,22 @@ def test_features_are_the_encoders_padded_on_the_left(spiece):
     encoder, given = texts_of(spiece, ["Red fox", "green lake", "", "old table"])
     found = given.encode(given.take(np.array([1, 3])))
     tokens = Pieces.read(spiece, 64)(["green lake", "old table"], 10)
-    wanted = left_padded(encoder(tokens.ids_NT, tokens.mask_NT), tokens.mask_NT)
+    wanted = left_padded(encoder.embed_text(tokens.ids_NT, tokens.mask_NT), tokens.mask_NT)
     np.testing.assert_allclose(found["features"], wanted["features"], atol=1e-5)
     np.testing.assert_array_equal(found["mask"], wanted["mask"])
     assert jax.tree.map(lambda x: (x.shape, x.dtype), found) == jax.tree.map(
         lambda x: (x.shape, x.dtype), given.shapes(2)
     )
     assert given.title(0) == "Red fox" and given.count == 4
+
+
+def test_what_draws_prompts_refuses_the_rest(spiece):
+    _, given = texts_of(spiece, ["red fox"])
+    for prompts, message in (("a fox", "must be a list of texts"), (["a", " "], "number 1 is bl")):
+        with pytest.raises(UserError, match=message):
+            given.of_prompts(prompts)
+    with pytest.raises(UserError, match=r"sample\.prompts: got some beside config\.sample\.capt"):
+        given.asked(SampleSection(captions=(0,), prompts="a fox"))
 
 
 def test_prompts():
@@ -173,6 +189,7 @@ def run(tmp_path_factory):
     tree["distill"]["perceptual"], tree["student"]["split"] = 0.0, 16
     tree["distill"]["train"] |= {"steps": 2, "warmup": 1}
     tree["evaluate"] |= {"samples": 6, "batch": 6, "methods": "student_1step,onestep_all"}
+    tree["sample"]["prompts"] = "a red fox in the snow|an old lighthouse at dusk"
     for stage in registry.chosen(from_dict(tree)):
         running.run(from_dict(tree), root / "run", stage)
     return tree, root
@@ -212,7 +229,7 @@ def test_pairs_are_those_of_the_features_in_a_file(run, tmp_path):
     lines(root / "captions.txt", [f"a fox {i}" for i in range(7)])
     given = run_models.conditions(from_dict(tree))
     tokens = given.take(np.arange(7))
-    features = given.encoder()(tokens["ids"], tokens["mask"])
+    features = given.encoder().embed_text(tokens["ids"], tokens["mask"])
     np.savez(tmp_path / "c.npz", features=np.asarray(features), mask=tokens["mask"])
     other = {**tree, "text": None, "sample": {"count": 2},
              "data": {**tree["data"], "captions": str(tmp_path / "c.npz")}}

@@ -48,6 +48,7 @@ CASES = {
     "no space behind a comma": ("fox,red,small", "fox, red, small"),
     "quotes around all": ('"a red fox"', "a red fox"),
     "punctuation at the ends": ("-a red fox:", "a red fox"),
+    "punctuation behind a space stays": ("ab123 -:foo", ":foo"),
     "a lone word behind a dot": (".fox", ""),
 }
 
@@ -62,7 +63,7 @@ def test_rules(name):
     "", " ", "\n\t", "'", '"', "🦊" * 300, "ثعلب أحمر في الثلج", "<" * 5000, "&" * 5000,
     "a" * 100_000,
     "a-" * 5000, "\x00\x01", "<script>alert(1)</script>", "%ff%fe", "＜ｂ＞", "a.b" * 3000,
-    "((((((((((" * 500, "[x](http://a.com)", "\ud7ff\u202e", "1:23" * 100, "#" * 1000,
+    "<![foo[ x", "((((((((((" * 500, "[x](http://a.com)", "\ud7ff\u202e", "1:23" * 100, "#" * 1000,
 ])
 def test_hostile_captions_become_text(text):
     cleaned = cleaning.cleaner("llamagen")(text)

@@ -17,6 +17,7 @@ from ddjax.models.llamagen_trunk import LlamaGenConfig
 from ddjax.models.lpips import LPIPS, LPIPSConfig
 from ddjax.models.multiscale_vq import MultiscaleTokenizer, MultiscaleTokenizerConfig
 from ddjax.models.patch_vq import PatchTokenizer, PatchTokenizerConfig
+from ddjax.models.t5 import T5Config, T5Encoder
 from ddjax.models.var import VARStudent, VARTeacher
 from ddjax.models.var_trunk import VARConfig
 from ddjax.models.vq import VQTokenizer, VQTokenizerConfig
@@ -47,6 +48,7 @@ TOKENIZERS = {
         MultiscaleTokenizer, MultiscaleTokenizerConfig(scales=(1, 2, 3), **IMAGES, **BLOCKS)
     ),
 }
+ENCODERS = {"t5": (T5Encoder, T5Config(50, 16, 2, 8, 2, 24))}
 NETS = {
     "classifier": (Classifier, ClassifierConfig(12, 3, 7, channels=4, features=8)),
     "lpips": (LPIPS, LPIPSConfig((8, 8), (1, 1))),
@@ -88,6 +90,7 @@ def all_models():
     for protocol, cases in (
         (protocols.Teacher, TEACHERS), (protocols.Student, students),
         (protocols.Tokenizer, TOKENIZERS), (protocols.FeatureNet, NETS),
+        (protocols.TextEncoder, ENCODERS),
     ):
         for name, (cls, config) in cases.items():
             yield pytest.param(protocol, cls, config, id=f"{protocol.__name__} {name}")
@@ -97,7 +100,8 @@ def all_models():
 def test_a_model_has_all_that_its_protocol_asks_for(protocol, cls, config):
     model = lively(cls, config)
     assert isinstance(model, protocol)
-    others = {protocols.Teacher, protocols.Student, protocols.Tokenizer, protocols.FeatureNet}
+    others = {protocols.Teacher, protocols.Student, protocols.Tokenizer, protocols.FeatureNet,
+              protocols.TextEncoder}
     assert not any(isinstance(model, other) for other in others - {protocol})
     assert model.config == config and type(config) is cls.Config
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(model))
@@ -107,7 +111,7 @@ def test_a_model_has_all_that_its_protocol_asks_for(protocol, cls, config):
 
 
 def test_every_kind_of_model_is_tested_here():
-    tested = {cls for cases in (TEACHERS, TOKENIZERS, NETS) for cls, _ in cases.values()}
+    tested = {cls for cases in (TEACHERS, TOKENIZERS, NETS, ENCODERS) for cls, _ in cases.values()}
     assert set(MODELS.values()) <= tested | set(STUDENTS.values())
 
 

@@ -24,7 +24,7 @@ from ddjax import cli
 from ddjax.benchmark import programs, report
 from ddjax.benchmark.report import ENCODING, READING, TRAINING
 from ddjax.config.schema import Config
-from ddjax.data.conditions import Texts
+from ddjax.data.conditions import CaptionTexts
 from ddjax.pipeline import Pipeline
 from ddjax.runtime import sharding
 from ddjax.runtime.errors import UserError
@@ -60,12 +60,13 @@ def benchmark(config: Config) -> dict[str, Any]:
         )
         todo += [(name, batch, call) for name, call in programs.drawing(config, pipe).items()]
     train_batch = _TRAIN_BATCH.value or config.distill.train.batch
+    programs.check_batch(config, train_batch)
     training = functools.partial(programs.training_rows, config, conditions)
     todo.append((
         TRAINING, train_batch,
         programs.training_step(config, models, frozen, training(train_batch)),
     ))
-    if isinstance(conditions, Texts):
+    if isinstance(conditions, CaptionTexts):
         todo.append((ENCODING, train_batch, programs.encoding(conditions, train_batch)))
     if _is_installed("grain", "array_record"):
         todo.append((READING, train_batch, programs.reading(config, train_batch)))

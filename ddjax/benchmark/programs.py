@@ -16,7 +16,7 @@ from flax import nnx
 from ddjax.benchmark.report import TRAINING
 from ddjax.config.schema import Config, ModelSection
 from ddjax.data import batches
-from ddjax.data.conditions import Conditioned, Conditions, Texts
+from ddjax.data.conditions import CaptionTexts, Conditioned, Conditions
 from ddjax.data.pieces import Tokens
 from ddjax.data.sources import Arrays
 from ddjax.method import flow, ways
@@ -69,7 +69,7 @@ def conditions(config: Config) -> Conditions:
         return Tokens(ids.astype(np.int32), np.ones(shape, bool), np.zeros(len(texts), bool))
 
     encoder = functools.cache(lambda: run_models.load_model(section, "text", Path()))
-    return Texts(("",) * 1000, str, tokens, encoder, model.caption_tokens, model.caption_dim)
+    return CaptionTexts(("",) * 1000, str, tokens, encoder, model.caption_tokens, model.caption_dim)
 
 
 def drawing(config: Config, pipe: Pipeline) -> dict[str, Callable[[], Any]]:
@@ -88,13 +88,13 @@ def drawing(config: Config, pipe: Pipeline) -> dict[str, Callable[[], Any]]:
         if not way.problem(groups, config.sampling):
             calls[name] = _drawing(pipe, way, (noise, numbers, index, nothing))
     eps, given = sharding.shard_batch((noise, pipe.conditions.take(numbers)), total)
-    condition = pipe.conditions.encode(given)
-    if isinstance(pipe.conditions, Texts):
+    encoded = functools.cache(lambda: pipe.conditions.encode(given))
+    if isinstance(pipe.conditions, CaptionTexts):
         calls["encoder"] = lambda: pipe.conditions.encode(given)
     x = sharding.shard_batch(np.asarray(codes_VC)[_ids(total, config)], total)
     calls["decode"] = lambda: _decode(models.tokenizer, x)
     calls["pairs"] = lambda: pair_generation.map_batch(
-        models.teacher, codes_VC, eps, condition, guidance=config.guidance, solver=config.flow
+        models.teacher, codes_VC, eps, encoded(), guidance=config.guidance, solver=config.flow
     )
     log_p = sharding.shard_batch(np.zeros((total, len(codes_VC)), np.float32), total)
     calls["flow map of the pairs"] = lambda: _map_all_tokens(
@@ -153,21 +153,25 @@ def training_rows(config: Config, conditions: Conditions, batch: int) -> dict[st
     return Conditioned(Arrays(rows), conditions).encode(sharding.shard_batch(rows, batch))
 
 
-def encoding(conditions: Texts, batch: int) -> Callable[[], Any]:
+def encoding(conditions: CaptionTexts, batch: int) -> Callable[[], Any]:
     """What the text encoder does for a batch of the training."""
     index = np.arange(batch, dtype=np.int32)
     given = sharding.shard_batch(conditions.take(conditions.number(index)), batch)
     return lambda: conditions.encode(given)
 
 
+def check_batch(config: Config, batch: int) -> None:
+    """Refuse a batch of the training step that the devices cannot share."""
+    loop.check_batch(
+        TRAINING, dataclasses.replace(config.distill.train, batch=batch), sharding.devices()
+    )
+
+
 def training_step(
     config: Config, models: Models, frozen: distill.Frozen, rows: dict[str, Any]
 ) -> Callable[[], Any]:
     """A step of the distillation, on the same batch each time."""
-    batch = len(rows["index"])
     loss = distill.loss_of(config, noise_seed=0)
-    loop.check_batch(TRAINING, dataclasses.replace(config.distill.train, batch=batch),
-                      sharding.devices())
     state = None
 
     def step() -> Any:

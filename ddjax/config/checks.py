@@ -169,7 +169,10 @@ def _check_text(c: Config) -> None:
         )
         _require(not c.sample.prompts, "sample.prompts", c.sample.prompts, "none without text")
         return
-    ours, theirs = c.text.model.width, c.teacher.model.caption_dim
+    _require(c.text.kind == "t5", "text.kind", c.text.kind, "t5")
+    wanted = "a file of texts, .txt, .jsonl or .parquet, or text none"
+    _require(texts, "data.captions", c.data.captions or "none", wanted)
+    ours, theirs = c.text.model.width, getattr(c.teacher.model, "caption_dim", 0)
     _require(ours == theirs, "text.model.width", ours, f"{theirs}, teacher.model.caption_dim")
     _require(c.text.train is None, "text.train", "a training", "none: the encoder is not trained")
     _require(bool(c.text.weights), "text.weights", "none", "a model folder")

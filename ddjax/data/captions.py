@@ -1,6 +1,7 @@
 """Caption files: text, JSON lines or Parquet, read by number without holding them all."""
 
 import abc
+import codecs
 import hashlib
 import json
 import mmap
@@ -10,6 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from ddjax.runtime.errors import UserError
+
+KINDS = (".txt", ".jsonl", ".parquet", "")
 
 
 class CaptionList(abc.ABC):
@@ -56,6 +59,8 @@ class Lines(CaptionList):
 
     def _checked(self) -> Iterator[int]:
         start, size, number = 0, len(self._bytes), 0
+        if self._bytes[:3] == codecs.BOM_UTF8:
+            start = 3
         while start < size:
             end = self._bytes.find(b"\n", start)
             end = size if end < 0 else end
@@ -80,11 +85,11 @@ class Lines(CaptionList):
             ) from None
         if not isinstance(found, str):
             raise UserError(f"{where}: {self._field} is {type(found).__name__}, must be a string")
-        return found
+        return found.encode("utf-8", "replace").decode()  # JSON can hold half a character
 
 
 class Column(CaptionList):
-    """A column of a Parquet file, held as Arrow has it: its bytes, and 4 or 8 a caption.
+    """A column of a Parquet file, held as Arrow has it: its bytes, and 8 a caption.
 
     Args:
       path: of the file.
@@ -106,7 +111,10 @@ class Column(CaptionList):
             ) from None
         try:
             table = parquet.read_table(path, columns=[field])
-            self._column = table.column(0).cast(pyarrow.large_string()).combine_chunks()
+            column, kinds = table.column(0), pyarrow.types
+            if not (kinds.is_string(column.type) or kinds.is_large_string(column.type)):
+                raise ValueError(f"it is of {column.type}")
+            self._column = column.cast(pyarrow.large_string()).combine_chunks()
         except (OSError, ValueError, IndexError, pyarrow.ArrowException) as error:
             why = str(error).partition("\n")[0]
             raise UserError(f"{_where(path)}: no captions in column {field!r} ({why})") from None
@@ -145,7 +153,7 @@ def load(path: Path, field: str = "", shuffle: int = -1, distinct: bool = False)
     """The captions of a file, by its ending.
 
     Args:
-      path: .jsonl, .parquet, or text with a caption a line.
+      path: .jsonl, .parquet, or .txt with a caption a line; blank lines are empty captions.
       field: of a .jsonl or .parquet file: the key of the captions; "caption" by default.
       shuffle: seed of their order; -1 for that of the file.
       distinct: only the first of equal captions.
@@ -153,10 +161,14 @@ def load(path: Path, field: str = "", shuffle: int = -1, distinct: bool = False)
     Raises:
       UserError: the file is not what its ending says.
     """
-    if path.suffix == ".parquet":
+    kind = path.suffix.lower()
+    if kind not in KINDS:
+        known = ", ".join(filter(None, KINDS))
+        raise UserError(f"{_where(path)}: must end in {known}, or .npz for features")
+    if kind == ".parquet":
         captions: CaptionList = Column(path, field or "caption")
     else:
-        captions = Lines(path, (field or "caption") if path.suffix == ".jsonl" else "")
+        captions = Lines(path, (field or "caption") if kind == ".jsonl" else "")
     order = np.arange(len(captions), dtype=np.int64)
     if distinct:
         hashes = np.fromiter((_hash(text) for text in _each(captions)), np.uint64, len(captions))

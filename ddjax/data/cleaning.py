@@ -2,15 +2,17 @@ r"""Caption cleaning, as LlamaGen's text-to-image teachers were trained with it.
 
 Captions of the web are full of addresses, sizes, file names and mark-up. The rules and their order
 are those of language/t5.py in github.com/FoundationVision/LlamaGen (which has them from
-DeepFloyd's IF); a caption that is cleaned otherwise is another caption to the teacher.
+DeepFloyd's IF); a caption that is cleaned otherwise is another caption to the teacher. Captions
+of more than `LONGEST` characters are cut first.
 """
 
 import html
 import importlib
 import re
 import urllib.parse
+import warnings
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ddjax.runtime.errors import UserError
 
@@ -68,15 +70,15 @@ CHARACTERS = (
 )
 # After mojibake is repaired.
 WORDS = (
-    Rule("codes such as ab1234", r"\b[a-z]{1,3}\d{3,15}\b"),
-    Rule("codes such as a1b", r"\b[a-z]+\d+[a-z]+\b"),
-    Rule("codes such as 1a2", r"\b\d+[a-z]+\d+\b"),
+    Rule("codes such as ab1234", r"\b[a-zA-Z]{1,3}\d{3,15}\b"),
+    Rule("codes such as a1b", r"\b[a-zA-Z]+\d+[a-zA-Z]+\b"),
+    Rule("codes such as 1a2", r"\b\d+[a-zA-Z]+\d+\b"),
     Rule("shipping", r"(?:worldwide\s+)?(?:free\s+)?shipping"),
     Rule("downloads", r"(?:free\s)?download(?:\sfree)?"),
     Rule("clicks", r"\bclick\b\s(?:for|on)\s\w+"),
     Rule("types of files", rf"\b(?:{_FILES})(?:\simages?)?"),
     Rule("pages", r"\bpage\s+\d+\b"),
-    Rule("longer codes", r"\b\d*[a-z]+\d+[a-z]+\d+[a-z\d]*\b", " "),
+    Rule("longer codes", r"\b\d*[a-zA-Z]+\d+[a-zA-Z]+\d+[a-zA-Z\d]*\b", " "),
     Rule("sizes", r"\b\d+\.?\d*[xх×]\d+\.?\d*\b"),
     Rule("spaces around a colon", r"\b\s+:\s+", ": "),
     Rule("no space behind punctuation", r"(\D[,./])\b", r"\1 "),
@@ -107,15 +109,23 @@ def cleaner(name: str) -> Callable[[str], str]:
 
     def once(text: str) -> str:
         text = urllib.parse.unquote_plus(text[:LONGEST]).strip().lower()
-        text = bs4.BeautifulSoup(_replaced(text, ADDRESSES), features="html.parser").text
-        text = _replaced(text, CHARACTERS)
+        text = _replaced(_without_markup(bs4, _replaced(text, ADDRESSES)), CHARACTERS)
         if len(re.findall(r"[-_]", text)) > 3:  # words that are joined, not hyphened
             text = re.sub(r"[-_]", " ", text)
         text = html.unescape(html.unescape(ftfy.fix_text(text))).strip()
-        return _replaced(_replaced(text, WORDS).strip(), ENDS).strip()
+        return _replaced(_replaced(text, WORDS), ENDS).strip()
 
     # The original does it twice, so that teachers know what only a second time takes away.
     return lambda text: once(once(text))
+
+
+def _without_markup(bs4: Any, text: str) -> str:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", bs4.MarkupResemblesLocatorWarning)
+        try:
+            return bs4.BeautifulSoup(text, features="html.parser").text
+        except bs4.exceptions.ParserRejectedMarkup:
+            return text
 
 
 def _replaced(text: str, rules: tuple[Rule, ...]) -> str:
@@ -124,7 +134,7 @@ def _replaced(text: str, rules: tuple[Rule, ...]) -> str:
     return text
 
 
-def _needed(package: str) -> object:
+def _needed(package: str) -> Any:
     try:
         return importlib.import_module(package)
     except ModuleNotFoundError:

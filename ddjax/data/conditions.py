@@ -12,26 +12,24 @@ import abc
 import dataclasses
 import re
 import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ddjax.config.schema import Config
+from ddjax.config.schema import Config, SampleSection
 from ddjax.data import captions, cleaning
 from ddjax.data.captions import CaptionList
 from ddjax.data.pieces import Pieces, Tokens
 from ddjax.data.sources import Source
+from ddjax.method.protocols import TextEncoder
 from ddjax.models.condition_embed import left_padded
-from ddjax.models.t5 import T5Encoder
 from ddjax.runtime import sharding
 from ddjax.runtime.errors import UserError
-
-if TYPE_CHECKING:
-    from ddjax.config.schema import SampleSection
 
 
 class Conditions(abc.ABC):
@@ -101,10 +99,14 @@ class Conditions(abc.ABC):
                     f"config.sample.{other}: got {_listed(getattr(section, other))}, but this "
                     f"teacher has no such condition; use config.sample.{self.key}"
                 )
+        asked = getattr(section, self.key)
+        if section.prompts and asked:
+            raise UserError(
+                f"config.sample.prompts: got some beside config.sample.{self.key}; give one of them"
+            )
         if section.prompts:
             prompts = split_prompts(section.prompts)
             return self.of_prompts(prompts), np.arange(len(prompts), dtype=np.int32)
-        asked = getattr(section, self.key)
         return self, self.checked(asked, f"config.sample.{self.key}") if asked else self.number(
             np.arange(section.count)
         )
@@ -147,14 +149,14 @@ class Classes(Conditions):
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Captions(Conditions):
+class CaptionFeatures(Conditions):
     """Captions by the features of their tokens, as a text encoder gives them.
 
     A model reads {"features": [B, T, E], "mask": [B, T]}, padded on the left: the caption stands
     next to the image.
 
     Attributes:
-      features_NTE: padded on the left, zero in the padding.
+      features_NTE: of the tokens, then padding.
       mask_NT: true for the tokens of the caption.
       texts: the captions, or none.
     """
@@ -172,7 +174,8 @@ class Captions(Conditions):
 
     def take(self, number_B: np.ndarray) -> dict[str, np.ndarray]:
         """Features [B, T, E] and mask [B, T]."""
-        return {"features": self.features_NTE[number_B], "mask": self.mask_NT[number_B]}
+        mask_BT = self.mask_NT[number_B]
+        return jax.tree.map(np.asarray, left_padded(self.features_NTE[number_B], mask_BT))
 
     def bucket(self, number_B: np.ndarray) -> np.ndarray:
         """One for all, [B]."""
@@ -184,7 +187,7 @@ class Captions(Conditions):
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Texts(Conditions):
+class CaptionTexts(Conditions):
     """Captions as texts, whose features are computed on the devices.
 
     Attributes:
@@ -200,7 +203,7 @@ class Texts(Conditions):
     texts: CaptionList | Sequence[str]
     clean: Callable[[str], str]
     pieces: Callable[[Sequence[str], int], Tokens]
-    encoder: Callable[[], T5Encoder]
+    encoder: Callable[[], TextEncoder]
     tokens: int
     width: int
     cut: set[int] = dataclasses.field(default_factory=set)
@@ -230,8 +233,17 @@ class Texts(Conditions):
             "mask": jax.ShapeDtypeStruct((batch, self.tokens), bool),
         }
 
-    def of_prompts(self, prompts: Sequence[str]) -> Texts:
-        """These texts, in place of the captions."""
+    def of_prompts(self, prompts: Sequence[str]) -> CaptionTexts:
+        """These texts, in place of the captions.
+
+        Raises:
+          UserError: one text in place of a list, or texts of white space alone.
+        """
+        if isinstance(prompts, str) or not all(isinstance(text, str) for text in prompts):
+            raise UserError(f"prompts: got {prompts!r}, must be a list of texts")
+        blank = [i for i, text in enumerate(prompts) if not text.strip()]
+        if blank:
+            raise UserError(f"prompts: number {blank[0]} is blank; leave it out")
         return dataclasses.replace(self, texts=tuple(prompts), cut=set())
 
     def remark(self) -> str:
@@ -248,14 +260,14 @@ class Texts(Conditions):
 
 
 @jax.jit
-def _encode(encoder: T5Encoder, condition: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    def share(encoder: T5Encoder, ids_BT: jax.Array, mask_BT: jax.Array) -> dict[str, jax.Array]:
-        return left_padded(encoder(ids_BT, mask_BT), mask_BT)
+def _encode(encoder: TextEncoder, condition: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    def share(encoder: TextEncoder, ids_BT: jax.Array, mask_BT: jax.Array) -> dict[str, jax.Array]:
+        return left_padded(encoder.embed_text(ids_BT, mask_BT), mask_BT)
 
     return sharding.per_device(share, replicated=1)(encoder, condition["ids"], condition["mask"])
 
 
-def load(config: Config, encoder: Callable[[], T5Encoder]) -> Conditions:
+def load(config: Config, encoder: Callable[[], TextEncoder]) -> Conditions:
     """The conditions of a run.
 
     Args:
@@ -263,7 +275,8 @@ def load(config: Config, encoder: Callable[[], T5Encoder]) -> Conditions:
       encoder: loads its text encoder, where it has one.
 
     Raises:
-      UserError: as `read_features`, `ddjax.data.captions.load` and `Pieces`.
+      UserError: as `read_features`, `ddjax.data.captions.load`, `ddjax.data.cleaning.cleaner` and
+        `Pieces`.
     """
     data, model = config.data, config.teacher.model
     if not data.captions:
@@ -278,7 +291,7 @@ def load(config: Config, encoder: Callable[[], T5Encoder]) -> Conditions:
         pieces = Pieces.read(Path(config.text.pieces), vocab_size)
     else:
         pieces = Pieces.trained((clean(texts[i]) for i in range(len(texts))), vocab_size)
-    return Texts(
+    return CaptionTexts(
         texts,
         clean,
         pieces,
@@ -288,7 +301,7 @@ def load(config: Config, encoder: Callable[[], T5Encoder]) -> Conditions:
     )
 
 
-def read_features(path: Path, tokens: int, width: int) -> Captions:
+def read_features(path: Path, tokens: int, width: int) -> CaptionFeatures:
     """Captions from an .npz file: "features" [N, T, E], "mask" [N, T], and "texts" [N] or none.
 
     Features are as a text encoder gives them: the caption's tokens first, then padding.
@@ -307,11 +320,17 @@ def read_features(path: Path, tokens: int, width: int) -> Captions:
             arrays = {name: file[name] for name in file.files}
     except FileNotFoundError:
         raise UserError(f"{where} is missing; give an .npz file of features") from None
-    except (OSError, ValueError, AttributeError, zipfile.BadZipFile, EOFError) as error:
+    except (
+        OSError, ValueError, TypeError, AttributeError, EOFError, zipfile.BadZipFile, zlib.error
+    ) as error:
         raise UserError(f"{where} cannot be read as .npz ({error})") from None
     if not {"features", "mask"} <= arrays.keys():
         raise UserError(f"{where} has the arrays {_listed(arrays)}; needs features and mask")
-    features, mask = arrays["features"], arrays["mask"].astype(bool)
+    features = arrays["features"]
+    for name, kinds in (("features", "f"), ("mask", "bif")):
+        if arrays[name].dtype.kind not in kinds:
+            raise UserError(f"{where}: {name} is of {arrays[name].dtype}, must be numbers")
+    mask = arrays["mask"].astype(bool)
     wanted = f"[N, {tokens}, {width}], as the teacher's caption_tokens and caption_dim say"
     if features.ndim != 3 or features.shape[1:] != (tokens, width) or not len(features):
         raise UserError(f"{where}: features are {list(features.shape)}, must be {wanted}")
@@ -321,11 +340,10 @@ def read_features(path: Path, tokens: int, width: int) -> Captions:
         raise UserError(f"{where}: mask must be true for the first tokens of each row, at least 1")
     if not np.isfinite(features[mask]).all():
         raise UserError(f"{where}: features are not all finite")
-    texts = tuple(str(text) for text in arrays.get("texts", ()))
+    texts = tuple(str(text) for text in np.atleast_1d(arrays.get("texts", ())))
     if texts and len(texts) != len(features):
         raise UserError(f"{where}: {len(texts)} texts for {len(features)} features")
-    padded = jax.device_get(left_padded(features.astype(np.float32), mask))
-    return Captions(padded["features"], padded["mask"], texts)
+    return CaptionFeatures(features.astype(np.float32), mask, texts)
 
 
 def replaced(condition: Any, null: Any, drop_B: jax.Array) -> Any:

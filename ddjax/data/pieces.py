@@ -11,7 +11,7 @@ from ddjax.runtime.errors import UserError
 
 PAD, END = 0, 1
 
-# T5 has 32,128 rows for 32,100 pieces.
+# T5 has 32,128 rows for 32,000 pieces and 100 sentinels.
 UNUSED = 128
 
 
@@ -74,13 +74,24 @@ class Pieces:
 
     @classmethod
     def trained(cls, texts: Iterable[str], vocab_size: int) -> "Pieces":
-        """A vocabulary of at most `vocab_size` pieces made from these texts, always the same."""
+        """A vocabulary of at most `vocab_size` pieces made from these texts, always the same.
+
+        Raises:
+          UserError: sentencepiece is not installed, or the texts have more characters than that.
+        """
         sentencepiece, model = _sentencepiece(), io.BytesIO()
-        sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(texts), model_writer=model, vocab_size=vocab_size,
-            hard_vocab_limit=False, pad_id=PAD, eos_id=END, unk_id=2, bos_id=-1, num_threads=1,
-            minloglevel=2,
-        )
+        try:
+            sentencepiece.SentencePieceTrainer.train(
+                sentence_iterator=iter(texts), model_writer=model, vocab_size=vocab_size,
+                hard_vocab_limit=False, pad_id=PAD, eos_id=END, unk_id=2, bos_id=-1, num_threads=1,
+                minloglevel=2,
+            )
+        except RuntimeError as error:
+            why = str(error).partition("\n")[0]
+            raise UserError(
+                f"config.text.pieces: no vocabulary of {vocab_size} pieces can be made from these "
+                f"captions ({why}); give a spiece.model, or a larger text.model.vocab_size"
+            ) from None
         return cls(sentencepiece.SentencePieceProcessor(model_proto=model.getvalue()))
 
     def __call__(self, texts: Sequence[str], tokens: int) -> Tokens:

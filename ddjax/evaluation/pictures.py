@@ -1,5 +1,6 @@
 """Image grids, and the plot of quality against time."""
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +15,9 @@ from ddjax.evaluation.pixels import to_unit
 from ddjax.storage.files import atomic
 
 DPI = 150
+
+# Inches that a character and a line of a caption take, and characters that always fit.
+CHARACTER, LINE, SHORT = 0.062, 0.13, 10
 
 
 def tile(images: np.ndarray, columns: int) -> np.ndarray:
@@ -40,12 +44,18 @@ def labelled_grid(
     """
     # A small image is shown large, a large one at its own size.
     side = max(0.62, max(images.shape[1] for images in rows.values()) / DPI)
-    columns, space = max(map(len, rows.values())), 0.06 if len(captions) == 1 else 0.35
-    height = side * (1 + space) * len(rows) + 0.7
+    longest = max((len(caption) for names in captions for caption in names), default=0)
+    if longest > SHORT:
+        side = max(side, 1.0)
+    captions = [[_wrapped(caption, side) for caption in names] for names in captions]
+    lines = max((1 + caption.count("\n") for names in captions for caption in names), default=1)
+    columns, above = max(map(len, rows.values())), LINE * (lines - 1)
+    space = 0.06 if len(captions) == 1 else 0.35 + above / side
+    height = side * (1 + space) * len(rows) + 0.7 + above
     figure, axes = plt.subplots(
         len(rows), columns, squeeze=False, figsize=(side * columns + 1.6, height),
         # Inches for the title and the captions under it, however few rows there are.
-        gridspec_kw={"wspace": 0.06, "hspace": space, "top": 1 - 0.55 / height,
+        gridspec_kw={"wspace": 0.06, "hspace": space, "top": 1 - (0.55 + above) / height,
                      "bottom": 0.1 / height},
     )
     for axis in axes.flat:
@@ -57,9 +67,16 @@ def labelled_grid(
         row[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=8)
     for row, names in zip(axes, captions, strict=False):
         for axis, caption in zip(row, names, strict=False):
-            axis.set_title(caption, fontsize=8, pad=3)
+            axis.set_title(caption, fontsize=8, pad=3, parse_math=False)
     figure.suptitle(title, fontsize=9, y=1 - 0.1 / height, va="top")
     _write(figure, path)
+
+
+def _wrapped(caption: str, side: float) -> str:
+    """A caption in at most four lines over an image `side` inches wide."""
+    return "\n".join(textwrap.wrap(
+        caption, int(side / CHARACTER), max_lines=4, placeholder="..."
+    )) or " "
 
 
 def tradeoff(

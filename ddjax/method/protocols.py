@@ -195,6 +195,14 @@ class Tokenizer(Network, Protocol):
 
 
 @runtime_checkable
+class TextEncoder(Network, Protocol):
+    """A frozen encoder of captions."""
+
+    def embed_text(self, ids_BT: jax.Array, mask_BT: jax.Array) -> jax.Array:
+        """Features [B, T, E], float32, of token ids; `mask_BT` says which are the caption's."""
+
+
+@runtime_checkable
 class FeatureNet(Network, Protocol):
     """A net that compares images [B, H, W, channels] in [-1, 1].
 

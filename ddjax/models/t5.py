@@ -15,8 +15,6 @@ from ddjax.models.layers import stacked
 from ddjax.models.published import PublishedWeights
 from ddjax.runtime.layout import ParameterLayout
 
-PAD, END = 0, 1
-
 
 @dataclasses.dataclass(frozen=True)
 class T5Config:
@@ -50,7 +48,7 @@ SIZES = {
     "xxl": {"width": 4096, "heads": 64, "layers": 24, "hidden": 10240},
 }
 
-# Distances below 8 have a bucket each, then wider ones; the last is for 128 and all beyond.
+# Distances below 8 have a bucket each, then wider ones; the last is for 91 and all beyond.
 _BUCKETS, _EXACT, _FARTHEST = 16, 8, 128
 
 
@@ -149,7 +147,7 @@ class T5Encoder(nnx.Module):
         self.blocks = stacked(lambda rngs: T5Block(config, rngs), config.layers, rngs)
         self.norm = T5Norm(config.width)
 
-    def __call__(self, ids_BT: jax.Array, mask_BT: jax.Array) -> jax.Array:
+    def embed_text(self, ids_BT: jax.Array, mask_BT: jax.Array) -> jax.Array:
         """Features [B, T, D] float32; what stands in the padding means nothing.
 
         Args:

@@ -208,7 +208,9 @@ class Pipeline(Sampler):
     ) -> tuple[Conditions, np.ndarray]:
         """The conditions that are meant, and their numbers."""
         given, key = {"labels": labels, "captions": captions}, self.conditions.key
-        if prompts is not None and labels is captions is None and len(prompts):
+        if prompts is not None and (labels is not None or captions is not None):
+            raise UserError("conditions: got prompts and others; give one of them")
+        if prompts is not None:
             return self.conditions.of_prompts(prompts), np.arange(len(prompts), dtype=np.int32)
         other = [name for name, asked in given.items() if asked is not None and name != key]
         if other or given[key] is None or not len(given[key]):

@@ -1,5 +1,6 @@
 """Memory estimate of a function, from its abstract program; nothing is allocated."""
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -119,7 +120,7 @@ class _Program:
         self, equation: Any, operands: list[Value], results: list[Value]
     ) -> list[Value]:
         """What a scan carries stays in the buffer that it begins in, but for an argument's."""
-        consts, carried = (equation.params[f"num_{what}"] for what in ("consts", "carry"))
+        consts, carried = _consts_and_carried(equation.params)
         begins = operands[consts : consts + carried]
         for begin, end in zip(begins, results, strict=False):
             if begin.buffers:
@@ -127,3 +128,11 @@ class _Program:
         return [
             begin if begin.buffers else end for begin, end in zip(begins, results, strict=False)
         ] + results[carried:]
+
+
+def _consts_and_carried(params: Mapping[str, Any]) -> tuple[int, int]:
+    """How many of the first operands of a scan every turn reads, and how many it carries."""
+    if "num_carry" in params:
+        return params["num_consts"], params["num_carry"]
+    consts, carried, _ = params["ft_in"].unpack()  # from jax 0.12 on
+    return len(consts.vals), len(carried.vals)

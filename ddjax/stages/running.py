@@ -67,7 +67,7 @@ def _captions(config: Config) -> dict[str, Any]:
                 Path(text.pieces), "config.text.pieces"
             ),
             "text.clean": text.clean,
-            "text.dtype": text.model.dtype,
+            **dict(_flatten(dataclasses.asdict(text.model), "text.model")),
         }
     return flat
 
