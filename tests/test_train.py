@@ -309,11 +309,14 @@ def test_one_step_by_hand():
     norm = np.sqrt(sum(float((g**2).sum()) for g in jax.tree.leaves(grads)))
     assert norm > config.clip
     np.testing.assert_allclose(scalars["gradient_norm"], norm, rtol=1e-5)
-    for (path, p), g, new, ema in zip(
-        jax.tree_util.tree_flatten_with_path(before)[0], jax.tree.leaves(grads),
-        jax.tree.leaves(state.model), jax.tree.leaves(state.ema), strict=True,
+    adam = state.opt_state[1][0]
+    for (path, p), g, new, ema, mu, nu in zip(
+        jax.tree_util.tree_flatten_with_path(before)[0],
+        *map(jax.tree.leaves, (grads, state.model, state.ema, adam.mu, adam.nu)), strict=True,
     ):
         g = np.asarray(g) * config.clip / norm
+        np.testing.assert_allclose(mu, 0.1 * g, rtol=1e-4, atol=1e-9)
+        np.testing.assert_allclose(nu, (1 - config.b2) * g**2, rtol=1e-4, atol=1e-12)
         step = g / (np.abs(g) + 1e-8)  # Adam's first step
         decay = 0.2 * p if "kernel" in str(path) else 0
         np.testing.assert_allclose(new, p - 0.1 * (step + decay), atol=2e-5)
