@@ -50,8 +50,9 @@ def test_the_activations_of_a_scan_are_kept_for_all_turns():
         return peak(jax.grad(loss), jnp.ones((layers, 32, 32)), X)
 
     kept = (of_layers(12) - of_layers(4)) / 8
-    # A layer's input for the gradient of the weights; its tanh and one less it for that of tanh.
-    assert kept == 3 * ONE
+    # A layer's input for the gradient of the weights; for that of tanh, its tanh and one less it,
+    # from jax 0.12 on one less its square alone.
+    assert kept == (3 if jax.__version_info__ < (0, 12) else 2) * ONE
 
 
 def test_what_a_scan_carries_is_updated_in_place():

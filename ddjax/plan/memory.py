@@ -20,7 +20,7 @@ FUSED = frozenset({
     "abs", "add", "add_any", "and", "broadcast_in_dim", "ceil", "clamp", "convert_element_type",
     "cos", "div", "eq", "erf", "exp", "exp2", "expm1", "floor", "ge", "gt", "integer_pow", "iota",
     "is_finite", "le", "log", "log1p", "logistic", "lt", "max", "min", "mul", "ne", "neg", "not",
-    "or", "pow", "rsqrt", "select_n", "sign", "sin", "slice", "split", "sqrt", "square",
+    "one_minus_square", "or", "pow", "rsqrt", "select_n", "sign", "sin", "slice", "split", "sqrt", "square",
     "stop_gradient", "sub", "tanh", "xor",
 })
 # These do not compute what they read: it has to be there.
