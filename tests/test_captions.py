@@ -22,6 +22,7 @@ from ddjax.runtime.errors import UserError
 from ddjax.stages import registry, running
 from ddjax.storage import run_models
 from ddjax.storage.pair_store import Store
+from tests import tiny
 
 TEXTS = ["a red fox", "", "grün — ثعلب 🦊", "a red fox", "two | boats", "x" * 3000]
 
@@ -180,15 +181,19 @@ def test_prompts():
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """The smallest job from captions to pictures, and its config."""
-    tree = llamagen_t2i.get_config("tiny").to_dict()
-    root = tmp_path_factory.mktemp("t2i")
-    tree["data"]["captions"] = str(lines(root / "captions.txt", [f"a fox {i}" for i in range(7)]))
-    tree["tokenizer"]["model"] |= {"channels": 8, "blocks": 1, "norm_groups": 4}
-    tree["teacher"]["model"] |= {"width": 32, "layers": 1}
+    tree, root = tiny.get_config().to_dict(), tmp_path_factory.mktemp("t2i")
+    path = lines(root / "captions.txt", [f"a fox {i}" for i in range(7)])
+    tree["data"] |= {"name": "none", "num_classes": 0, "captions": str(path)}
+    tree["text"] = llamagen_t2i.get_config("tiny").to_dict()["text"]
+    tree["teacher"]["model"] |= {"num_classes": 0, "caption_tokens": 16, "caption_dim": 48}
+    for section in (tree["tokenizer"], tree["teacher"], tree["evaluate"]["features"]):
+        section["weights"] = "random"
+    tree["stages"] = "pairs,distill,evaluate,sample"
     tree["pairs"] |= {"count": 16, "per_shard": 16, "batch": 8}
     tree["distill"]["perceptual"], tree["student"]["split"] = 0.0, 16
     tree["distill"]["train"] |= {"steps": 2, "warmup": 1}
-    tree["evaluate"] |= {"samples": 6, "batch": 6, "methods": "student_1step,onestep_all"}
+    tree["evaluate"] |= {"samples": 6, "batch": 6, "sets": 1,
+                         "methods": "student_1step,onestep_all"}
     tree["sample"]["prompts"] = "a red fox in the snow|an old lighthouse at dusk"
     for stage in registry.chosen(from_dict(tree)):
         running.run(from_dict(tree), root / "run", stage)

@@ -160,7 +160,7 @@ def test_load_takes_a_stage_or_a_model_folder(finished):
     sizes = dataclasses.replace(ddjax.load(whole / "teacher").config, width=32)
     with pytest.raises(UserError, match="of other sizes than the config: width 16, not 32"):
         model_folder.load(whole / "teacher", "llamagen", sizes)
-    with pytest.raises(UserError, match=r"pairs is not a model folder: .*no kind of model; give"):
+    with pytest.raises(UserError, match=r"pairs is not a model folder: .*no key kind; give"):
         ddjax.load(whole / "pairs")
     with pytest.raises(UserError, match="holds a llamagen, where a llamagen_student is wanted"):
         model_folder.load(whole / "teacher", "llamagen_student")

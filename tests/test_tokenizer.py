@@ -23,8 +23,8 @@ from tests import tiny
 def test_a_tokenizer_learns(kind, tmp_path, capsys):
     """More than the mean picture, which is what a decoder gives that reads no ids."""
     tree = tiny.get_config(kind).to_dict()
-    tree["tokenizer"]["train"] |= {"steps": 300, "batch": 32, "learning_rate": 1e-2,
-                                   "checkpoint_every": 300}
+    tree["tokenizer"]["train"] |= {"steps": 150, "batch": 32, "learning_rate": 1e-2,
+                                   "checkpoint_every": 150}
     config = from_dict(tree)
     with jax.set_mesh(sharding.make_mesh(1, jax.devices()[:1])):
         running.run(config, tmp_path, registry.STAGES["tokenizer"])

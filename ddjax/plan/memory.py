@@ -20,8 +20,8 @@ FUSED = frozenset({
     "abs", "add", "add_any", "and", "broadcast_in_dim", "ceil", "clamp", "convert_element_type",
     "cos", "div", "eq", "erf", "exp", "exp2", "expm1", "floor", "ge", "gt", "integer_pow", "iota",
     "is_finite", "le", "log", "log1p", "logistic", "lt", "max", "min", "mul", "ne", "neg", "not",
-    "one_minus_square", "or", "pow", "rsqrt", "select_n", "sign", "sin", "slice", "split", "sqrt", "square",
-    "stop_gradient", "sub", "tanh", "xor",
+    "one_minus_square", "or", "pow", "rsqrt", "select_n", "sign", "sin", "slice", "split", "sqrt",
+    "square", "stop_gradient", "sub", "tanh", "xor",
 })
 # These do not compute what they read: it has to be there.
 WHOLE = frozenset({"dot_general", "conv_general_dilated", "scan", "while", "cond", "sort", "top_k"})
