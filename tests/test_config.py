@@ -55,7 +55,7 @@ def test_the_tiny_config_is_right():
         ("evaluate.samples", 3, r"evaluate\.samples: got 3, must be >= 4, neighbours \+ 1"),
         ("evaluate.methods", "", r"evaluate\.methods: got none, must be one or more"),
         ("data.name", "none", r"tokenizer\.weights: got none, must be a model folder: with data"),
-        ("data.name", "cats", r"data\.name: got cats, must be one of digits, fashion_mnist, none"),
+        ("data.name", "cats", r"data\.name: got cats, must be one of digits, fashion_mnist, sh"),
         ("data.num_classes", 9, r"config\.teacher\.model\.num_classes: got 10, must be 9"),
         ("data.num_classes", 0, r"config\.data\.captions: got none, must be a file of captions"),
         ("data.captions", "x.npz", r"data\.captions: got x\.npz, must be none with data"),

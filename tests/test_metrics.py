@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from ddjax.evaluation import report
 from ddjax.evaluation.frechet import frechet_distance
 from ddjax.evaluation.metrics import METRICS, Samples, measured
 from ddjax.evaluation.precision_recall import precision, recall
@@ -62,7 +63,9 @@ def samples(features, **others):
     return Samples(**{
         "features_NF": features, "classes_N": np.array([0, 1, 2, 0]),
         "labels_N": np.array([0, 1, 2, 3]), "ids_NL": ids, "exact_ids_NL": exact,
-        "passes": 5, "seconds_per_image": 0.25, "teacher_seconds_per_image": 2.0, **others,
+        "passes": 5, "seconds_per_image": 0.25, "teacher_seconds_per_image": 2.0,
+        "right_NA": np.array([[1, 1, 1, 1], [1, 0, 1, 1], [1, 1, 1, 0], [1, 0, 0, 0]], bool),
+        "held_out_N": np.array([True, True, True, False]), **others,
     })
 
 
@@ -79,8 +82,14 @@ def test_a_row_of_the_report_by_hand():
     assert row == pytest.approx({
         "method": "x", "fd_data": distance(REAL), "fd_teacher": distance(teacher),
         "class_accuracy": 3 / 4, "precision": 3 / 4, "recall": 6 / 6, "tokens_equal": 6 / 12,
-        "passes": 5, "seconds_per_image": 0.25, "speedup": 8.0,
+        "passes": 5, "seconds_per_image": 0.25, "speedup": 8.0, "colour_right": 4 / 4,
+        "shape_right": 2 / 4, "size_right": 3 / 4, "place_right": 2 / 4, "all_right": 1 / 4,
+        "all_right_held_out": 1 / 3,
     })
+    without = measured("x", [samples(FAKE, right_NA=None)], Reference(teacher, REAL, REAL, 1))
+    assert without["colour_right"] is without["all_right_held_out"] is None
+    assert "all right" in report.table([row | {"deviation": without["deviation"]}])
+    assert "right" not in report.table([without])
 
 
 def test_a_row_of_several_sets_by_hand():

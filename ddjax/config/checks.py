@@ -7,7 +7,15 @@ import math
 import re
 from typing import Any
 
-from ddjax.config.schema import CLEANERS, DATA_SETS, NO_DATA, Config, ModelSection, TrainSection
+from ddjax.config.schema import (
+    CLEANERS,
+    DATA_SETS,
+    NO_DATA,
+    SHAPES,
+    Config,
+    ModelSection,
+    TrainSection,
+)
 from ddjax.method import ways
 from ddjax.models import MODELS
 from ddjax.runtime.errors import UserError
@@ -127,8 +135,7 @@ def _check_models(c: Config) -> None:
             ours in (None, theirs), f"{where}.model.image_size", ours,
             f"{theirs}, as data.image_size",
         )
-        # All the data sets are grey.
-        channels = tokenizer.image_channels if c.data.name == NO_DATA else 1
+        channels = {NO_DATA: tokenizer.image_channels, SHAPES: 3}.get(c.data.name, 1)
         ours = getattr(part.model, "image_channels", channels)
         _require(ours == channels, f"{where}.model.image_channels", ours, f"{channels}, the data's")
 
@@ -139,7 +146,7 @@ def _listed(numbers: tuple[int, ...]) -> str:
 
 def _check_conditions(c: Config) -> None:
     """Either classes, and as many everywhere, or captions."""
-    classes, captions = c.data.num_classes, bool(c.data.captions)
+    classes, captions = c.data.num_classes, c.has_captions
     _require(classes >= 0, "data.num_classes", classes, ">= 1, or 0 with data.captions")
     _require(
         captions == (classes == 0), "data.captions", c.data.captions or "none",
@@ -154,17 +161,19 @@ def _check_conditions(c: Config) -> None:
             f"{classes}, as data.num_classes",
         )
     _require(
-        not captions or c.data.name == NO_DATA, "data.name", c.data.name,
-        "none with data.captions: there are no images with captions to train on",
+        not c.data.captions or c.data.name == NO_DATA, "data.name", c.data.name,
+        "none with data.captions: no image has these captions",
     )
+    size = c.data.image_size
+    _require(c.data.name != SHAPES or size == 32, "data.image_size", size, "32, the shapes'")
 
 
 def _check_text(c: Config) -> None:
     """An encoder where captions are texts, of the width that the teacher reads; else none."""
-    texts = bool(c.data.captions) and not c.data.captions.endswith(".npz")
+    texts = c.has_captions and not c.data.captions.endswith(".npz")
     if c.text is None:
         _require(
-            not texts, "data.captions", c.data.captions,
+            not texts, "data.captions", c.data.captions or c.data.name,
             "an .npz file of features, or text must name an encoder, as in configs/llamagen_t2i.py",
         )
         _require(not c.sample.prompts, "sample.prompts", c.sample.prompts, "none without text")

@@ -13,7 +13,8 @@ from ddjax.method.guidance import Guidance
 from ddjax.method.sampling import Settings
 
 NO_DATA = "none"
-DATA_SETS = ("digits", "fashion_mnist", NO_DATA)
+SHAPES = "shapes"
+DATA_SETS = ("digits", "fashion_mnist", SHAPES, NO_DATA)
 CLEANERS = ("llamagen", "lower", "none")
 
 
@@ -22,7 +23,8 @@ class DataSection:
     """Images, and what they are conditioned on.
 
     Attributes:
-      name: digits, fashion_mnist, or none: distilling needs no images.
+      name: digits, fashion_mnist, shapes (which has captions), or none: distilling needs no
+        images.
       image_size: pixels a side; images of another size are resized.
       num_classes: number of labels; 0 with captions.
       directory: of Fashion-MNIST's IDX files; "": downloaded with TFDS.
@@ -269,6 +271,11 @@ class Config:
     hosts: HostsSection = HostsSection()
     restore: str = "latest"
     profile: tuple[int, ...] = ()
+
+    @property
+    def has_captions(self) -> bool:
+        """Whether images are made from captions, not classes."""
+        return bool(self.data.captions) or self.data.name == SHAPES
 
     @property
     def groups(self) -> Groups:

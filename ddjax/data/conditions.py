@@ -21,8 +21,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ddjax.config.schema import Config, SampleSection
-from ddjax.data import captions, cleaning
+from ddjax.config.schema import SHAPES, Config, SampleSection
+from ddjax.data import captions, cleaning, shapes
 from ddjax.data.captions import CaptionList
 from ddjax.data.pieces import Pieces, Tokens
 from ddjax.data.sources import Source
@@ -279,11 +279,11 @@ def load(config: Config, encoder: Callable[[], TextEncoder]) -> Conditions:
         `Pieces`.
     """
     data, model = config.data, config.teacher.model
-    if not data.captions:
+    if not config.has_captions:
         return Classes(data.num_classes)
     if config.text is None:
         return read_features(Path(data.captions), model.caption_tokens, model.caption_dim)
-    texts = captions.load(
+    texts = shapes.captions() if data.name == SHAPES else captions.load(
         Path(data.captions), data.captions_field, data.captions_seed, data.captions_distinct
     )
     clean, vocab_size = cleaning.cleaner(config.text.clean), config.text.model.vocab_size

@@ -1,4 +1,4 @@
-"""Images with labels: the digits that scikit-learn bundles, and Fashion-MNIST."""
+"""Images with labels: scikit-learn's digits, Fashion-MNIST, and shapes with captions."""
 
 import gzip
 import zlib
@@ -8,7 +8,8 @@ import jax
 import numpy as np
 import scipy.ndimage
 
-from ddjax.config.schema import DataSection
+from ddjax.config.schema import SHAPES, DataSection
+from ddjax.data import shapes
 from ddjax.runtime.errors import UserError
 
 
@@ -16,12 +17,15 @@ def load(config: DataSection) -> dict[str, np.ndarray]:
     """All images, copies included.
 
     Returns:
-      {"image": float32 [N, H, W, 1] in [-1, 1], "label": int32 [N], "source": int32 [N], which
-      image of the data set each is a copy of}.
+      {"image": float32 [N, H, W, channels] in [-1, 1], "label": int32 [N], "source": int32 [N],
+      which image of the data set each is a copy of}, and "condition" int32 [N], the number of the
+      caption, of images that have some.
 
     Raises:
       UserError: a label that is no class, or files that are missing or not IDX.
     """
+    if config.name == SHAPES:
+        return shapes.pictures(config.copies)
     loaders = {"digits": _digits, "fashion_mnist": _fashion_mnist}
     images, labels = loaders[config.name](config)
     if labels.max() >= config.num_classes:

@@ -85,8 +85,8 @@ def captions() -> list[str]:
     return [scene.caption for scene in scenes()]
 
 
-def is_held_out(number: int) -> bool:
-    """Whether no training picture shows this scene: one in ten, which only captions tell of."""
+def is_held_out(number: np.ndarray | int) -> np.ndarray | bool:
+    """Whether no training picture shows a scene: one in ten, which only captions tell of."""
     return number % 10 == 9
 
 
@@ -101,6 +101,24 @@ def draw(scene: Scene, rng: np.random.Generator) -> np.ndarray:
         inside = _inside(thing.shape, x - right - move[0], y - down - move[1], SIZES[thing.size])
         picture[inside] = COLOURS[thing.colour]
     return picture.reshape(SIDE, _FINE, SIDE, _FINE, 3).mean(axis=(1, 3)).astype(np.float32)
+
+
+def pictures(copies: int) -> dict[str, np.ndarray]:
+    """The training pictures: so many of each scene that is not held out.
+
+    Returns:
+      {"image": float32 [N, 32, 32, 3] in [-1, 1], "condition": int32 [N], the number of the scene,
+      "label": int32 [N], colour and shape of its first object, "source": int32 [N]}.
+    """
+    rng, kinds = np.random.default_rng(0), list(itertools.product(COLOURS, SHAPES))
+    numbers = [i for _ in range(copies) for i in range(len(scenes())) if not is_held_out(i)]
+    first = [scenes()[i].things[0] for i in numbers]
+    return {
+        "image": np.stack([2 * draw(scenes()[i], rng) - 1 for i in numbers]),
+        "condition": np.array(numbers, np.int32),
+        "label": np.array([kinds.index((one.colour, one.shape)) for one in first], np.int32),
+        "source": np.arange(len(numbers), dtype=np.int32),
+    }
 
 
 def _inside(shape: str, x: np.ndarray, y: np.ndarray, half: float) -> np.ndarray:
@@ -151,6 +169,17 @@ def find(picture: np.ndarray) -> list[Found]:
 
 
 ASPECTS = ("colour", "shape", "size", "place")
+
+
+def checked(pictures: np.ndarray, number_N: np.ndarray) -> np.ndarray:
+    """What is right, bool [N, 4] by `ASPECTS`.
+
+    Args:
+      pictures: [N, SIDE, SIDE, 3] in [0, 1].
+      number_N: of the scenes they should show.
+    """
+    pairs = zip(number_N, pictures, strict=True)
+    return np.array([right(scenes()[number], picture) for number, picture in pairs])
 
 
 def right(scene: Scene, picture: np.ndarray) -> tuple[bool, ...]:

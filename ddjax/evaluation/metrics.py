@@ -4,11 +4,12 @@ To add one, write its function and list it in `METRICS`.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
+from ddjax.data.shapes import ASPECTS
 from ddjax.evaluation import precision_recall
 from ddjax.evaluation.frechet import frechet_distance
 from ddjax.evaluation.reference import Reference
@@ -27,6 +28,9 @@ class Samples:
       passes: of networks for an image; None of data.
       seconds_per_image: None where no network draws.
       teacher_seconds_per_image: of the teacher's AR sampling; None where it was not drawn.
+      right_NA: bool, what a picture of shapes shows rightly, by `ddjax.data.shapes.ASPECTS`; None
+        of other images.
+      held_out_N: bool, which captions no training picture had.
     """
 
     features_NF: np.ndarray
@@ -37,6 +41,8 @@ class Samples:
     passes: int | None = None
     seconds_per_image: float | None = None
     teacher_seconds_per_image: float | None = None
+    right_NA: np.ndarray | None = None
+    held_out_N: np.ndarray | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +56,7 @@ class Metric:
       compute: the figure, or None where it has no meaning.
       deviates: whether it differs from set to set, so that its deviation is reported.
       scale: of the value in the table.
+      optional: whether the table leaves the column out where no row has it.
     """
 
     name: str
@@ -58,6 +65,7 @@ class Metric:
     compute: Callable[[Samples, Reference], float | None]
     deviates: bool = True
     scale: float = 1.0
+    optional: bool = False
 
     def cell(self, mean: float | None, deviation: float | None) -> str:
         """A value as the table shows it, with its standard deviation over sets."""
@@ -124,6 +132,21 @@ def speedup(samples: Samples, reference: Reference) -> float | None:
     return samples.teacher_seconds_per_image / samples.seconds_per_image
 
 
+def _right(aspects: Sequence[int], held_out: bool = False) -> Callable[..., float | None]:
+    """Share of the pictures of shapes in which these aspects are right."""
+
+    def share(samples: Samples, reference: Reference) -> float | None:
+        del reference
+        if samples.right_NA is None:
+            return None
+        right_N = samples.right_NA[:, list(aspects)].all(axis=1)
+        return float(np.mean(right_N[samples.held_out_N] if held_out else right_N))
+
+    return share
+
+
+_ALL = range(len(ASPECTS))
+
 # In the order of the table.
 METRICS = (
     Metric("fd_data", "FD to data", "{:.2f}", fd_data),
@@ -132,6 +155,13 @@ METRICS = (
     Metric("precision", "precision", "{:.2f}", precision),
     Metric("recall", "recall", "{:.2f}", recall),
     Metric("tokens_equal", "tokens equal", "{:.2f}", tokens_equal),
+    *(Metric(f"{aspect}_right", aspect, "{:.3f}", _right([i]), optional=True)
+      for i, aspect in enumerate(ASPECTS)),
+    Metric("all_right", "all right", "{:.3f}", _right(_ALL), optional=True),
+    Metric(
+        "all_right_held_out", "all right, held out", "{:.3f}", _right(_ALL, held_out=True),
+        optional=True,
+    ),
     Metric("passes", "passes", "{:.0f}", lambda samples, _: samples.passes, deviates=False),
     Metric(
         "seconds_per_image", "ms / image", "{:.3g}",

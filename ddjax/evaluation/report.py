@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from ddjax.config.schema import NO_DATA, Config
+from ddjax.config.schema import NO_DATA, SHAPES, Config
 from ddjax.evaluation.metrics import METRICS
 from ddjax.evaluation.reference import MOST_NEIGHBOURS_AMONG
 from ddjax.storage import files
@@ -11,10 +11,14 @@ from ddjax.storage import files
 
 def table(rows: list[dict[str, Any]]) -> str:
     """The rows of metrics.json as a Markdown table; means, with deviations where there are any."""
-    lines = ["| method | " + " | ".join(metric.title for metric in METRICS) + " |"]
-    lines.append("| --- |" + " ---: |" * len(METRICS))
+    shown = [
+        metric for metric in METRICS
+        if not metric.optional or any(row[metric.name] is not None for row in rows)
+    ]
+    lines = ["| method | " + " | ".join(metric.title for metric in shown) + " |"]
+    lines.append("| --- |" + " ---: |" * len(shown))
     for row in rows:
-        cells = [metric.cell(row[metric.name], row["deviation"][metric.name]) for metric in METRICS]
+        cells = [metric.cell(row[metric.name], row["deviation"][metric.name]) for metric in shown]
         lines.append(f"| {row['method']} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -41,6 +45,18 @@ def _about_data(config: Config) -> list[str]:
     ]
 
 
+def _about_shapes(config: Config) -> list[str]:
+    if config.data.name != SHAPES:
+        return []
+    return [
+        "colour, shape, size, place, all right: share of the pictures that show what the caption "
+        "says, read off their pixels by a checker (`ddjax.data.shapes`) that finds everything "
+        "right in every picture of the data. held out: captions of which there is no training "
+        "picture, one in ten. The text encoder is random and frozen, and its vocabulary is made "
+        "from the captions."
+    ]
+
+
 def write(root: Path, config: Config, metrics: dict[str, Any]) -> None:
     """Write both files into the workdir and print the table."""
     text = "\n".join(
@@ -53,6 +69,7 @@ def write(root: Path, config: Config, metrics: dict[str, Any]) -> None:
             f"FD is the Fréchet distance in these features: {metrics['features']}. The fewer the "
             "samples, the larger it comes out: compare within this table alone.",
             *_about_data(config),
+            *_about_shapes(config),
             "FD to teacher is the distance to another set of as many samples by teacher_ar, whose "
             "own row is therefore the floor of that column.",
             "tokens equal: share of ids that are those of the teacher's map for the same held-out "

@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from ddjax.config.schema import NO_DATA, Config
-from ddjax.data import datasets
+from ddjax.config.schema import NO_DATA, SHAPES, Config
+from ddjax.data import datasets, shapes
 from ddjax.evaluation import pictures, report
 from ddjax.evaluation.metrics import Samples, measured
+from ddjax.evaluation.pixels import to_unit
 from ddjax.evaluation.reference import MOST_NEIGHBOURS_AMONG, Reference
 from ddjax.method import keys, ways
 from ddjax.method.protocols import FeatureNet
@@ -27,13 +28,16 @@ TEACHER = ways.TeacherAR()
 
 
 class Drawn(NamedTuple):
-    """A set of images: features [N, F], classes the net sees [N], ids [N, L], the first images."""
+    """A set of images: features [N, F], classes the net sees [N], ids [N, L], the first images; of
+    pictures of shapes also what is right in them, [N, A].
+    """
 
     features: np.ndarray
     classes: np.ndarray | None
     ids: np.ndarray
     images: np.ndarray
     seconds_per_image: float
+    right: np.ndarray | None = None
 
 
 class Evaluator:
@@ -94,7 +98,7 @@ class Evaluator:
         noise_key, draw_key = (
             keys.stream(self.config.seed, f"evaluate.{turn}.{what}") for what in ("noise", "draw")
         )
-        parts, shown, times = [], None, []
+        parts, shown, times, right = [], None, [], []
         for start in range(0, total, self.batch):
             batch = jax.block_until_ready(self._batch(noise_key, start))
             begin = time.perf_counter()
@@ -105,10 +109,21 @@ class Evaluator:
             features, classes = self._measure(self.net, drawn.images)
             parts.append(jax.tree.map(sharding.to_host, (features, classes, drawn.ids)))
             check_finite(way.name, parts[-1][0], start)
+            if self.config.data.name == SHAPES:
+                number = self.conditions.number(np.arange(start, start + self.batch))
+                right.append(self.right(sharding.to_host(drawn.images), number))
             if shown is None:
                 shown = sharding.to_host(drawn.images)
         whole = jax.tree.map(lambda *part: np.concatenate(part)[:total], *parts)
-        return Drawn(*whole, shown, float(np.median(times[1:] or times)))  # the first compiles
+        checked = np.concatenate(right)[:total] if right else None
+        seconds = float(np.median(times[1:] or times))  # the first compiles
+        return Drawn(*whole, shown, seconds, checked)
+
+    def right(self, images: np.ndarray, number_N: np.ndarray) -> np.ndarray | None:
+        """What pictures [N, H, W, 3] of shapes show rightly, bool [N, A]; None of other images."""
+        if self.config.data.name != SHAPES:
+            return None
+        return shapes.checked(to_unit(images), number_N)
 
     def _batch(self, noise_key: jax.Array, start: int) -> tuple:
         """What `draw_images` takes behind models and key: noise, condition, bucket, ..."""
@@ -192,6 +207,7 @@ def _rows(
                 way.passes(evaluator.config.groups),
                 one.seconds_per_image if way.runs_a_network else None,
                 teacher[i].seconds_per_image if teacher else None,
+                one.right, shapes.is_held_out(evaluator.numbers),
             )
             for i, one in enumerate(sets)
         ]
@@ -213,8 +229,14 @@ def _data_rows(
     floor = measured("data_floor", [Samples(half)], of_halves)
     accuracy = measured("", [Samples(reference.data_NF, classes, labels)], reference)
     floor |= {"fd_teacher": None, "class_accuracy": accuracy["class_accuracy"]}
-    features, seen = evaluator.features_of(evaluator.reconstructions(data["image"]))
-    return [floor, measured("reconstruction", [Samples(features, seen, labels)], reference)]
+    rebuilt = evaluator.reconstructions(data["image"])
+    features, seen = evaluator.features_of(rebuilt)
+    numbers = data.get("condition", data["label"])
+    samples = Samples(
+        features, seen, labels, right_NA=evaluator.right(rebuilt, numbers),
+        held_out_N=shapes.is_held_out(numbers),
+    )
+    return [floor, measured("reconstruction", [samples], reference)]
 
 
 def _write_pictures(

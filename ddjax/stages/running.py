@@ -49,7 +49,7 @@ def settings(config: Config, stage: Stage) -> dict[str, Any]:
         if flat.pop(key):
             flat[key] = run_models.check_weights(f"config.{key}", section)
     flat = {key: value for key, value in flat.items() if not key.startswith("data.captions")}
-    if config.data.captions:
+    if config.has_captions:
         flat |= _captions(config)
     return json.loads(json.dumps(flat))
 
@@ -57,7 +57,9 @@ def settings(config: Config, stage: Stage) -> dict[str, Any]:
 def _captions(config: Config) -> dict[str, Any]:
     """What decides the captions and their features; files stand there by their digests."""
     data, text = config.data, config.text
-    flat = {"data.captions": files.input_digest(Path(data.captions), "config.data.captions")}
+    flat = {}
+    if data.captions:
+        flat["data.captions"] = files.input_digest(Path(data.captions), "config.data.captions")
     if text is not None:
         flat |= {f"data.{key}": getattr(data, key) for key in
                  ("captions_field", "captions_seed", "captions_distinct")}

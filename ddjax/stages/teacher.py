@@ -59,7 +59,8 @@ def run(config: Config, directory: Path) -> str:
     """Train; returns one line about it."""
     labelled, conditions = datasets.load(config.data), run_models.conditions(config)
     coder = run_models.load(config, directory.parent, "tokenizer")
-    rows = {"ids": tokenizer.encode(coder, labelled["image"]), "condition": labelled["label"]}
+    condition = labelled.get("condition", labelled["label"])
+    rows = {"ids": tokenizer.encode(coder, labelled["image"]), "condition": condition}
     held_out = labelled["source"] % HELD_OUT == 0
     unseen, seen = (
         Conditioned(Arrays({name: array[mine] for name, array in rows.items()}), conditions)
@@ -67,7 +68,7 @@ def run(config: Config, directory: Path) -> str:
     )
     section = config.teacher
     cls = MODELS[section.kind]
-    shown = conditions.take(conditions.number(np.arange(40)))
+    shown = conditions.encode(conditions.take(conditions.number(np.arange(40))))
 
     def draw(model: nnx.Module) -> np.ndarray:
         return sharding.to_host(_draw(model, coder, shown, config.guidance))
@@ -80,6 +81,7 @@ def run(config: Config, directory: Path) -> str:
         loss=functools.partial(loss, config=section),
         frozen=None,
         source=seen,
+        encode=seen.encode,
         seed=config.seed,
         config=section.train,
         restore=config.restore,
@@ -88,7 +90,9 @@ def run(config: Config, directory: Path) -> str:
     )
     evaluate = jax.jit(functools.partial(loss, config=section))
     nats = [
-        evaluate(model, None, part.take(np.arange(min(2000, len(part)))), jax.random.key(0))[0]
+        evaluate(
+            model, None, part.encode(part.take(np.arange(min(2000, len(part))))), jax.random.key(0)
+        )[0]
         for part in (unseen, seen)
     ]
     return f"{section.train.steps} steps; {nats[0]:.3f} nats a token on images it has not seen, " \
