@@ -15,7 +15,8 @@ pytestmark = pytest.mark.slow
 # Random models, so that the stages are those that several hosts are for.
 JOB = (
     *(f"--config.{part}.weights=random" for part in
-      ("teacher", "tokenizer", "distill.perceptual_net", "evaluate.features")),
+      ("teacher", "tokenizer", "evaluate.features")),
+    "--config.distill.perceptual=0.0", "--config.student.split=16",
     "--config.stages=pairs,distill,evaluate,sample",
     "--config.distill.train.steps=20",
     "--config.evaluate.methods=refine_1,onestep_class",

@@ -22,12 +22,12 @@ def config():
     tree["tokenizer"]["train"]["steps"] = 300
     tree["teacher"]["model"] |= {"width": 64, "layers": 3}
     tree["teacher"]["train"] |= {"steps": 500, "learning_rate": 4e-3}
-    tree["pairs"] |= {"count": 20_000}
+    tree["pairs"] |= {"count": 16_000}
     tree["distill"]["perceptual"] = 0.0
-    tree["distill"]["train"] |= {"steps": 800, "learning_rate": 4e-3}
+    tree["distill"]["train"] |= {"steps": 700, "learning_rate": 4e-3}
     tree["evaluate"]["features"]["train"]["steps"] = 200
     tree["evaluate"] |= {
-        "samples": 4000, "sets": 1,
+        "samples": 3000, "sets": 1,
         "methods": "teacher_ar,teacher_flow,student_1step,refine_1,onestep_class",
     }
     tree["stages"] = "tokenizer,teacher,pairs,distill,evaluate"

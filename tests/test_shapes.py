@@ -91,9 +91,11 @@ def test_the_whole_job(tmp_path):
     tree = config_file.get_config().to_dict()
     few = {"steps": 4, "warmup": 1, "batch": 8}
     tree["data"]["copies"] = 1
-    for section in (tree["tokenizer"], tree["teacher"], tree["distill"],
-                    tree["evaluate"]["features"]):
+    for section in (tree["teacher"], tree["distill"]):
         section["train"] |= few
+    for section in (tree["tokenizer"], tree["evaluate"]["features"]):
+        section["weights"] = "random"
+    tree["stages"] = "teacher,pairs,distill,evaluate"
     tree["teacher"]["model"] |= {"layers": 1, "width": 32}
     tree["pairs"] |= {"count": 16, "per_shard": 16, "batch": 8}
     tree["evaluate"] |= {"samples": 20, "batch": 20, "sets": 1, "methods": "student_1step"}
