@@ -14,7 +14,7 @@ from ddjax.config import complete
 
 def get_config() -> ConfigDict:
     """32x32 colour images as 8x8 tokens of 4x4 pixels."""
-    image_size, tokens, width = 32, 24, 64
+    image_size, tokens, width = 32, 20, 64
     classifier = {
         "kind": "classifier",
         "model": {"image_size": image_size, "image_channels": 3, "num_classes": 12,
@@ -41,21 +41,21 @@ def get_config() -> ConfigDict:
         },
         "teacher": {
             "kind": "llamagen",
-            "model": {"vocab_size": 128, "code_dim": 8, "grid": 8, "width": 128, "layers": 4,
+            "model": {"vocab_size": 128, "code_dim": 8, "grid": 8, "width": 96, "layers": 4,
                       "heads": 4, "num_classes": 0, "caption_tokens": tokens,
                       "caption_dim": width},
-            "train": {"steps": 4000, "batch": 64, "learning_rate": 2e-3, "weight_decay": 0.05},
+            "train": {"steps": 2500, "batch": 32, "learning_rate": 3e-3, "weight_decay": 0.05},
         },
         "guidance": {"scale": 1.5},
-        "pairs": {"count": 48_000, "per_shard": 8_000, "batch": 500},
+        "pairs": {"count": 32_000, "per_shard": 8_000, "batch": 500},
         "student": {"kind": "llamagen_student", "steps": (0, 20), "split": 64},
         "distill": {
             "perceptual_net": classifier,
             "perceptual": 0.0,
-            "train": {"steps": 6000, "batch": 64, "learning_rate": 2e-3},
+            "train": {"steps": 3000, "batch": 32, "learning_rate": 3e-3},
         },
         "evaluate": {
-            "samples": 2400, "batch": 400, "features": classifier,
+            "samples": 2400, "sets": 1, "batch": 400, "features": classifier,
             "methods": "teacher_ar,teacher_flow,student_1step,student_2step,refine_1,refine_2,"
                        "onestep_all",
         },
