@@ -10,6 +10,7 @@ import scipy.ndimage
 
 from ddjax.config.schema import SHAPES, DataSection
 from ddjax.data import shapes
+from ddjax.data.sources import Arrays, Source
 from ddjax.runtime.errors import UserError
 
 
@@ -44,6 +45,11 @@ def load(config: DataSection) -> dict[str, np.ndarray]:
         "label": np.tile(labels.astype(np.int32), config.copies),
         "source": source,
     }
+
+
+def source(config: DataSection) -> Source:
+    """The images of `load`, read by number."""
+    return Arrays(load(config))
 
 
 def _copies(images: np.ndarray, count: int) -> np.ndarray:

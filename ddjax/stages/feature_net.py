@@ -9,7 +9,6 @@ from flax import nnx
 
 from ddjax.config.schema import Config, ModelSection
 from ddjax.data import datasets
-from ddjax.data.sources import Arrays
 from ddjax.models import MODELS
 from ddjax.storage import run_models
 from ddjax.training import loop
@@ -59,7 +58,7 @@ def load(
         init=lambda rngs: cls(section.model, rngs=rngs),
         loss=loss,
         frozen=None,
-        source=Arrays(datasets.load(config.data)),
+        source=datasets.source(config.data),
         seed=config.seed,
         config=section.train,
         restore=config.restore,
