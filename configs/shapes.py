@@ -14,7 +14,7 @@ from ddjax.config import complete
 
 def get_config() -> ConfigDict:
     """32x32 colour images as 8x8 tokens of 4x4 pixels."""
-    image_size, tokens, width = 32, 20, 64
+    image_size, tokens, width = 32, 12, 64
     classifier = {
         "kind": "classifier",
         "model": {"image_size": image_size, "image_channels": 3, "num_classes": 12,
@@ -28,7 +28,7 @@ def get_config() -> ConfigDict:
         "data": {"name": "shapes", "image_size": image_size, "num_classes": 0, "copies": 8},
         "text": {
             "kind": "t5",
-            "model": {"vocab_size": 128, "width": width, "heads": 4, "head_width": 16, "layers": 2,
+            "model": {"vocab_size": 96, "width": width, "heads": 4, "head_width": 16, "layers": 2,
                       "hidden": 128, "dtype": "float32"},
             "weights": "random",
             "clean": "lower",
