@@ -178,11 +178,15 @@ def test_prompts():
         conditions.Classes(3).of_prompts(["a fox"])
 
 
+# Their words are in the vocabulary that is made from the captions.
+PROMPTS = ["a red fox in the snow", "an old lighthouse at dusk"]
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """The smallest job from captions to pictures, and its config."""
     tree, root = tiny.get_config().to_dict(), tmp_path_factory.mktemp("t2i")
-    path = lines(root / "captions.txt", [f"a fox {i}" for i in range(7)])
+    path = lines(root / "captions.txt", [*(f"a fox {i}" for i in range(5)), *PROMPTS])
     tree["data"] |= {"name": "none", "num_classes": 0, "captions": str(path)}
     tree["text"] = llamagen_t2i.get_config("tiny").to_dict()["text"]
     tree["teacher"]["model"] |= {"num_classes": 0, "caption_tokens": 16, "caption_dim": 48}
@@ -194,7 +198,7 @@ def run(tmp_path_factory):
     tree["distill"]["train"] |= {"steps": 2, "warmup": 1}
     tree["evaluate"] |= {"samples": 6, "batch": 6, "sets": 1,
                          "methods": "student_1step,onestep_all"}
-    tree["sample"]["prompts"] = "a red fox in the snow|an old lighthouse at dusk"
+    tree["sample"]["prompts"] = "|".join(PROMPTS)
     for stage in registry.chosen(from_dict(tree)):
         running.run(from_dict(tree), root / "run", stage)
     return tree, root
@@ -207,11 +211,10 @@ def test_captions_go_through_every_stage(run, capsys):
     np.testing.assert_array_equal(Store(root / "run/pairs").all()["condition"], np.arange(16) % 7)
     pipe = Pipeline.from_workdir(root / "run")
     drawn = np.load(next((root / "run").glob("sample/student_1step-*/images.npz")))
-    prompts = ["a red fox in the snow", "an old lighthouse at dusk"]
-    out = pipe(prompts=prompts, method="student_1step", seed=0)
+    out = pipe(prompts=PROMPTS, method="student_1step", seed=0)
     np.testing.assert_array_equal(out.ids, drawn["ids"])
-    assert out.titles == prompts
-    other = pipe(prompts=[prompts[1], prompts[1]], method="student_1step", seed=0)
+    assert out.titles == PROMPTS
+    other = pipe(prompts=[PROMPTS[1], PROMPTS[1]], method="student_1step", seed=0)
     np.testing.assert_array_equal(other.ids[1], out.ids[1])
     assert (other.ids[0] != out.ids[0]).any()  # the same noise, another caption
     caption = pipe(captions=[3], method="student_1step", seed=0).ids
