@@ -193,7 +193,7 @@ def make(config, root):
 
 
 def test_stored_ids_are_the_map_of_the_noise_of_their_index(made):
-    """The student's loss draws this noise anew, and could not tell that it is another."""
+    """The student's loss draws this noise again, and could not tell that it is another."""
     config, root = made
     stored = Store(root / "pairs").all()
     index = np.array([0, 13, 19, 20, 31, 47])  # all shards, their first and their last
@@ -248,7 +248,7 @@ def copied(made, to):
     return to / "pairs"
 
 
-def test_repair_makes_just_the_wrong_shards_anew_and_keeps_what_was_there(made, tmp_path):
+def test_repair_makes_just_the_wrong_shards_again_and_keeps_what_was_there(made, tmp_path):
     folder = copied(made, tmp_path / "run")
     whole = {path.name: path.read_bytes() for path in folder.iterdir()}
     untouched = (folder / "pairs-00000.array_record").stat().st_mtime_ns
