@@ -9,7 +9,6 @@ import pytest
 
 from ddjax.config import from_dict
 from ddjax.data import datasets
-from ddjax.evaluation.reference import Reference
 from ddjax.method import keys
 from ddjax.method.baselines import Marginals
 from ddjax.models import MODELS
@@ -21,7 +20,7 @@ from ddjax.stages import evaluate
 from ddjax.storage import run_models
 from tests import tiny
 
-SAMPLES, NEIGHBOURS = 1800, 3  # more than there are digits, so that all are compared with
+SAMPLES = 200
 
 
 def sure(ids, length):
@@ -85,8 +84,8 @@ class Net(Known, Classifier):
     def features(self, images):
         return images.mean((1, 2))
 
-    def __call__(self, images):
-        return -jnp.abs(self.features(images) - jnp.asarray(LEVELS[None, :10], jnp.float32))
+    def head(self, features):
+        return -jnp.abs(features - jnp.asarray(LEVELS[None, :10], jnp.float32))
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +95,7 @@ def report(tmp_path_factory):
     for section in (tree["tokenizer"], tree["teacher"], tree["student"]):
         section["weights"] = "random"
     tree["student"]["split"] = 16
-    tree["evaluate"] |= {"samples": SAMPLES, "batch": 700, "sets": 1, "neighbours": NEIGHBOURS,
+    tree["evaluate"] |= {"samples": SAMPLES, "batch": 70, "sets": 1,
                          "methods": "teacher_ar,teacher_flow,student_1step,onestep_class"}
     tree["evaluate"]["features"]["weights"] = "random"
     known = {"llamagen": Teacher, "llamagen_student": Student, "patch_tokenizer": Tokenizer,
@@ -133,25 +132,16 @@ def distance(a, b):
     return (a.mean() - b.mean()) ** 2 + (a.std(ddof=1) - b.std(ddof=1)) ** 2
 
 
-def share_near(points, others):
-    """Of the points that are as near to one of the others as its third neighbour is."""
-    apart = np.abs(others[:, None] - others[None])
-    radii = np.sort(apart, axis=1)[:, NEIGHBOURS]
-    return (np.abs(points[:, None] - others[None]) <= radii + 1e-6).any(1).mean()
-
-
 @pytest.mark.parametrize("method", DRAWN)
 def test_rows_of_samples(report, method):
     rows, data, _ = report
     row, feature = rows[method], LEVELS[DRAWN[method]]
     of_data = data["image"].mean((1, 2, 3))
-    # float32 features of samples that are all alike
-    assert row["fd_data"] == pytest.approx(distance(feature, of_data), abs=1e-5)
-    assert row["fd_teacher"] == pytest.approx(distance(feature, LEVELS[LABELS]), abs=1e-5)
+    # Images need not be kept finer than in bytes.
+    assert row["fd_data"] == pytest.approx(distance(feature, of_data), abs=2e-4)
+    assert row["fd_teacher"] == pytest.approx(distance(feature, LEVELS[LABELS]), abs=1e-4)
     equal = (DRAWN[method] == LABELS).mean()
     assert row["class_accuracy"] == row["tokens_equal"] == pytest.approx(equal)
-    assert row["precision"] == pytest.approx(share_near(feature[: len(of_data)], of_data), abs=0.01)
-    assert row["recall"] == pytest.approx(share_near(of_data, feature[: len(of_data)]), abs=0.01)
     assert row["passes"] == (1 if "step" in method else 16)
 
 
@@ -167,7 +157,7 @@ def test_rows_of_the_data(report):
 
     found = rows["reconstruction"]
     assert found["fd_data"] == pytest.approx(distance(after, before), rel=0.02)
-    assert found["fd_teacher"] == pytest.approx(distance(after, LEVELS[LABELS]), rel=1e-3)
+    assert found["fd_teacher"] == pytest.approx(distance(after, LEVELS[LABELS]), rel=3e-3)
     assert found["class_accuracy"] == pytest.approx(accuracy(after), abs=0.003)
     floor = rows["data_floor"]
     assert floor["class_accuracy"] == pytest.approx(accuracy(before), abs=0.003)
@@ -183,14 +173,3 @@ def test_the_noise_is_not_that_of_the_pairs(report):
     # Noise, and what is drawn beside it, of the set and of the reference.
     ours = {name for name in streams if name.startswith("evaluate.")}
     assert len(ours - {"evaluate.features.weights"}) == 4
-
-
-def test_samples_are_compared_with_data_of_all_kinds():
-    """As many as there are samples, whatever order the data have."""
-    data = np.arange(1000.0)[:, None]
-    reference = Reference.of(np.zeros((60, 1)), data, NEIGHBOURS, seed=0)
-    subset = np.sort(reference.subset_NF[:, 0])
-    assert len(np.unique(subset)) == 60 and np.isin(subset, data).all()
-    assert subset[0] < 200 and 300 < np.median(subset) < 700 and subset[-1] > 800
-    np.testing.assert_array_equal(reference.data_NF, data)
-    np.testing.assert_array_equal(reference.teacher_NF, np.zeros((60, 1)))
