@@ -63,7 +63,7 @@ def _published(image_size: int, weights: str) -> dict[str, Any]:
         "teacher": {
             "kind": "llamagen",
             "model": {"vocab_size": 16384, "code_dim": 8, "grid": image_size // 16,
-                      "num_classes": 0, "caption_tokens": 120, "caption_dim": 2048,
+                      "caption_tokens": 120, "caption_dim": 2048,
                       "dtype": "bfloat16", **llamagen_trunk.SIZES["XL"]},
             "weights": f"conversion/weights/{weights}",
         },
@@ -84,7 +84,7 @@ def _tiny() -> dict[str, Any]:
         "text": {
             "kind": "t5",
             "model": {"vocab_size": 256, "width": 48, "heads": 4, "head_width": 16, "layers": 2,
-                      "hidden": 96, "dtype": "float32"},
+                      "hidden": 96},
             "weights": "random",
             "clean": "lower",
         },
@@ -98,7 +98,7 @@ def _tiny() -> dict[str, Any]:
         "teacher": {
             "kind": "llamagen",
             "model": {"vocab_size": 64, "code_dim": 8, "grid": 4, "width": 128, "layers": 3,
-                      "heads": 2, "num_classes": 0, "caption_tokens": 16, "caption_dim": 48},
+                      "heads": 2, "caption_tokens": 16, "caption_dim": 48},
             "weights": "random",
         },
         "guidance": {"scale": 7.5, "top_k": 40},

@@ -154,7 +154,9 @@ def _parse(argv: list[str]) -> list[str]:
     try:
         return flags.FLAGS(argv)
     except (UserError, flags.Error, OSError) as error:
-        text = re.sub(r"invalid literal for int.*: ", "expected a whole number, got ", str(error))
+        missing = r"--\1 is missing; --help says what it takes"
+        text = re.sub(r"^flag --(\w+)=None: .*", missing, str(error))
+        text = re.sub(r"invalid literal for int.*: ", "expected a whole number, got ", text)
         text = text.replace("could not convert string to float:", "expected a number, got")
         sys.exit(f"error: {_one_line(text)}")
     except (AttributeError, KeyError, TypeError) as error:

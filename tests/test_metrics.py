@@ -105,3 +105,14 @@ def test_a_row_of_several_sets_by_hand():
     assert row["class_accuracy"] == pytest.approx(0.5)
     assert row["seconds_per_image"] == 0.5 and row["deviation"]["seconds_per_image"] is None
     assert row["deviation"]["passes"] is None and row["deviation"]["speedup"] is None
+
+
+def test_samples_are_compared_with_data_of_all_kinds():
+    """As many as there are samples, whatever order the data have."""
+    data = np.arange(1000.0)[:, None]
+    reference = Reference.of(np.zeros((60, 1)), data, 3, seed=0)
+    subset = np.sort(reference.subset_NF[:, 0])
+    assert len(np.unique(subset)) == 60 and np.isin(subset, data).all()
+    assert subset[0] < 200 and 300 < np.median(subset) < 700 and subset[-1] > 800
+    np.testing.assert_array_equal(reference.data_NF, data)
+    np.testing.assert_array_equal(reference.teacher_NF, np.zeros((60, 1)))

@@ -170,7 +170,14 @@ def check_batch(config: Config, batch: int) -> None:
 def training_step(
     config: Config, models: Models, frozen: distill.Frozen, rows: dict[str, Any]
 ) -> Callable[[], Any]:
-    """A step of the distillation, on the same batch each time."""
+    """A step of the distillation, on the same batch each time.
+
+    Args:
+      config: of the run.
+      models: with the student, which is copied.
+      frozen: see `distill.Frozen`.
+      rows: a batch, as `distill.loss` reads it.
+    """
     loss = distill.loss_of(config, noise_seed=0)
     state = None
 
@@ -192,7 +199,14 @@ def training_step(
 def training_flops(
     config: Config, models: Models, frozen: distill.Frozen, rows: dict[str, Any]
 ) -> float:
-    """Of the loss and its gradient: what the model needs, without recomputation."""
+    """Operations of the loss and its gradient: what the model needs, without recomputation.
+
+    Args:
+      config: of the run.
+      models: with the student.
+      frozen: see `distill.Frozen`.
+      rows: a batch, as `distill.loss` reads it.
+    """
     loss = distill.loss_of(config, noise_seed=0)
     grad = jax.value_and_grad(loss, has_aux=True)
     return flops.count(grad, models.student, frozen, rows, jax.random.key(0))

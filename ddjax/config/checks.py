@@ -178,7 +178,8 @@ def _check_text(c: Config) -> None:
         )
         _require(not c.sample.prompts, "sample.prompts", c.sample.prompts, "none without text")
         return
-    _require(c.text.kind == "t5", "text.kind", c.text.kind, "t5")
+    encoders = [kind for kind, cls in MODELS.items() if hasattr(cls, "embed_text")]
+    _require(c.text.kind in encoders, "text.kind", c.text.kind, f"one of {', '.join(encoders)}")
     wanted = "a file of texts, .txt, .jsonl or .parquet, or text none"
     _require(texts, "data.captions", c.data.captions or "none", wanted)
     ours, theirs = c.text.model.width, getattr(c.teacher.model, "caption_dim", 0)

@@ -60,6 +60,7 @@ class TrainSection:
       learning_rate: the highest, after `warmup` steps.
       weight_decay: on matrices only.
       clip: largest global norm of the gradient.
+      b2: decay of Adam's second moment.
       ema: largest decay of the averaged weights; step n uses min(ema, (1 + n) / (10 + n)).
       log_every: steps between TensorBoard scalars; pictures come ten times in a run.
       checkpoint_every: steps between checkpoints.

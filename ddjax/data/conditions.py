@@ -37,7 +37,7 @@ class Conditions(abc.ABC):
 
     Attributes:
       count: how many there are.
-      buckets: how many marginals of tokens are told apart, by `bucket`.
+      buckets: how many marginals of tokens are distinguished, by `bucket`.
       key: what a user asks for them by, under `sample`.
     """
 

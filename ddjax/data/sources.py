@@ -25,5 +25,5 @@ class Arrays:
         return len(next(iter(self._arrays.values())))
 
     def take(self, rows: np.ndarray) -> dict[str, np.ndarray]:
-        """See `Source`."""
+        """The examples of these numbers, [N, ...] each."""
         return {name: array[rows] for name, array in self._arrays.items()}

@@ -29,8 +29,8 @@ class Solver:
 
     Attributes:
       steps: evaluations of the velocity for each token; one more goes into the start.
-      order: 1 is Euler; the first steps climb, from order 2 since the slope's derivative at r = 0
-        is known.
+      order: 1 is Euler; the first steps have lower orders, from 2, as the slope's derivative at
+        r = 0 is known.
       reach: the last r, in units of 1 / (root mean square norm of the codes). Codes nearer to each
         other than a few times that norm / reach may still be taken for one another there.
     """

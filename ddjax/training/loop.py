@@ -125,7 +125,7 @@ def train_step(
       frozen: see `train`.
       batch: rows over all devices.
       key: of the training; each step makes its own of it.
-      stop: [devices] bool, whether its process was told to stop; all learn it at the same step.
+      stop: [devices] bool, whether its process is to stop; all learn it at the same step.
       loss: see `Loss`.
       config: hyper-parameters.
 
@@ -197,8 +197,7 @@ def train(
 
     Args:
       name: shown on the progress bar; names the streams of randomness.
-      directory: gets `model/` (the averaged weights, once finished), `checkpoints/`, `events/`,
-        `profile/`.
+      directory: gets `model/` (averaged weights, at last), `checkpoints/`, `events/`, `profile/`.
       kind: of `ddjax.models.MODELS`, for the model folder.
       init: makes the model that training starts from.
       loss: see `Loss`; must not change between calls, it is a static argument of the step.
@@ -212,8 +211,8 @@ def train(
       encode: makes what the loss reads of a batch on the devices, outside the gradient.
 
     Raises:
-      UserError: a loss or gradient that is not finite (names step and metric; the last good
-        checkpoint stays), a damaged checkpoint, or a batch that the devices cannot share.
+      UserError: a loss or gradient is not finite (names step and metric; the last good checkpoint
+        stays), a checkpoint is damaged, or the devices cannot share a batch.
       Preempted: SIGTERM or Ctrl-C came; a checkpoint was saved.
     """
     if (directory / "model").exists():
@@ -266,10 +265,10 @@ def _throughput(
     return Throughput(size, operations, sharding.devices() * peak)
 
 
-def _flags(told: bool) -> jax.Array:
+def _flags(stop: bool) -> jax.Array:
     """[devices] bool, of which each process fills its own."""
     devices = sharding.devices()
-    return sharding.shard_batch(np.full(len(sharding.local_rows(devices)), told), devices)
+    return sharding.shard_batch(np.full(len(sharding.local_rows(devices)), stop), devices)
 
 
 class Hooks(NamedTuple):
@@ -300,8 +299,8 @@ def _loop(
         with hooks.trace.step(step, state):
             rows = hooks.throughput.wait_for(iterator)
             batch = hooks.encode(sharding.shard_batch(rows, config.batch))
-            told = stop if hooks.notice.received else go_on
-            state, scalars = step_fn(state, batch=batch, stop=told)
+            stop_now = stop if hooks.notice.received else go_on
+            state, scalars = step_fn(state, batch=batch, stop=stop_now)
         health.put(step, scalars)
         done = step + 1
         if done % config.log_every == 0 or done == config.steps:
