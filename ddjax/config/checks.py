@@ -179,7 +179,7 @@ def _check_text(c: Config) -> None:
         _require(not c.sample.prompts, "sample.prompts", c.sample.prompts, "none without text")
         return
     _require(c.text.kind == "t5", "text.kind", c.text.kind, "t5")
-    wanted = "a file of texts, .txt, .jsonl or .parquet, or text none"
+    wanted = "a file of texts, such as .txt or .jsonl, or text none"
     _require(texts, "data.captions", c.data.captions or "none", wanted)
     ours, theirs = c.text.model.width, getattr(c.teacher.model, "caption_dim", 0)
     _require(ours == theirs, "text.model.width", ours, f"{theirs}, teacher.model.caption_dim")

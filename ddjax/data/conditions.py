@@ -23,7 +23,7 @@ import numpy as np
 
 from ddjax.config.schema import SHAPES, Config, SampleSection
 from ddjax.data import captions, cleaning, shapes
-from ddjax.data.captions import CaptionList
+from ddjax.data.captions import Captions
 from ddjax.data.pieces import Pieces, Tokens
 from ddjax.data.sources import Source
 from ddjax.method.protocols import TextEncoder
@@ -200,7 +200,7 @@ class CaptionTexts(Conditions):
       cut: numbers of the captions taken so far that are longer than T.
     """
 
-    texts: CaptionList | Sequence[str]
+    texts: Captions
     clean: Callable[[str], str]
     pieces: Callable[[Sequence[str], int], Tokens]
     encoder: Callable[[], TextEncoder]
@@ -283,9 +283,7 @@ def load(config: Config, encoder: Callable[[], TextEncoder]) -> Conditions:
         return Classes(data.num_classes)
     if config.text is None:
         return read_features(Path(data.captions), model.caption_tokens, model.caption_dim)
-    texts = shapes.captions() if data.name == SHAPES else captions.load(
-        Path(data.captions), data.captions_field, data.captions_seed, data.captions_distinct
-    )
+    texts = shapes.captions() if data.name == SHAPES else captions.load(data)
     clean, vocab_size = cleaning.cleaner(config.text.clean), config.text.model.vocab_size
     if config.text.pieces:
         pieces = Pieces.read(Path(config.text.pieces), vocab_size)
