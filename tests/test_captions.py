@@ -260,6 +260,8 @@ def test_features_are_the_encoders_padded_on_the_left(spiece):
 
 def test_what_draws_prompts_refuses_the_rest(spiece):
     _, given = texts_of(spiece, ["red fox"])
+    half = given.of_prompts(["\ud83d fox", "\udcff"])
+    assert half.title(0) == "? fox" and half.take(np.arange(2))["mask"].any(axis=1).all()
     for prompts, message in (("a fox", "must be a list of texts"), (["a", " "], "number 1 is bl")):
         with pytest.raises(UserError, match=message):
             given.of_prompts(prompts)
@@ -269,6 +271,9 @@ def test_what_draws_prompts_refuses_the_rest(spiece):
 
 def test_prompts():
     assert conditions.split_prompts(r"a red fox | a \| b|c") == ["a red fox", "a | b", "c"]
+    tree = {**tiny.get_config().to_dict(), "sample": {"prompts": "a fox"}}
+    with pytest.raises(UserError, match=r"sample\.prompts: got a fox, .* asked for by sample\.labels"):
+        from_dict(tree)
     with pytest.raises(UserError, match="no text encoder here; give labels"):
         conditions.Classes(3).of_prompts(["a fox"])
 

@@ -86,8 +86,8 @@ def test_only_what_is_read_is_made(tree):
     assert [list(numbers) for numbers in cache.shards(4).values()] == [[0, 1, 2], [3, 4, 5]]
     assert list(cache.shards(999).values())[-1] == range(198, 200)
     config = from_dict(tree)  # 16 pairs and 6 samples, in batches of 8 on each of 8 devices
-    assert caption_features.captions_read(config, 200) == 16 + 8 * 8
-    assert caption_features.captions_read(config, 20) == 20
+    assert caption_features.captions_read(config, 200, 8) == 16 + 8 * 8
+    assert caption_features.captions_read(config, 20, 8) == 20
 
 
 @pytest.mark.parametrize(("section", "key", "value", "named"), [

@@ -176,7 +176,9 @@ def _check_text(c: Config) -> None:
             not texts, "data.captions", c.data.captions or c.data.name,
             "an .npz file of features, or text must name an encoder, as in configs/llamagen_t2i.py",
         )
-        _require(not c.sample.prompts, "sample.prompts", c.sample.prompts, "none without text")
+        other = "captions" if c.has_captions else "labels"
+        wanted = f"none: without text, images are asked for by sample.{other}"
+        _require(not c.sample.prompts, "sample.prompts", c.sample.prompts, wanted)
         return
     _require(c.text.kind == "t5", "text.kind", c.text.kind, "t5")
     wanted = "a file of texts, such as .txt or .jsonl, or text none"

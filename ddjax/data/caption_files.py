@@ -225,7 +225,7 @@ def coco(path: Path, field: str) -> Sequence[str]:
 
 
 def whole(text: str) -> str:
-    """A text without halves of characters, which JSON can hold and no encoder reads."""
+    """A text without halves of characters, which JSON and Python can hold and no encoder reads."""
     return text.encode("utf-8", "replace").decode()
 
 

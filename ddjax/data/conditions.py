@@ -23,6 +23,7 @@ import numpy as np
 
 from ddjax.config.schema import SHAPES, Config, SampleSection
 from ddjax.data import captions, cleaning, shapes
+from ddjax.data.caption_files import whole
 from ddjax.data.captions import Captions
 from ddjax.data.pieces import Pieces, Tokens
 from ddjax.data.sources import Source
@@ -228,10 +229,7 @@ class CaptionTexts(Conditions):
 
     def shapes(self, batch: int) -> dict[str, jax.ShapeDtypeStruct]:
         """Features [B, T, E] and mask [B, T], without reading the encoder."""
-        return {
-            "features": jax.ShapeDtypeStruct((batch, self.tokens, self.width), jnp.float32),
-            "mask": jax.ShapeDtypeStruct((batch, self.tokens), bool),
-        }
+        return feature_shapes(batch, self.tokens, self.width)
 
     def of_prompts(self, prompts: Sequence[str]) -> CaptionTexts:
         """These texts, in place of the captions.
@@ -244,7 +242,7 @@ class CaptionTexts(Conditions):
         blank = [i for i, text in enumerate(prompts) if not text.strip()]
         if blank:
             raise UserError(f"prompts: number {blank[0]} is blank; leave it out")
-        return dataclasses.replace(self, texts=tuple(prompts), cut=set())
+        return dataclasses.replace(self, texts=tuple(map(whole, prompts)), cut=set())
 
     def remark(self) -> str:
         """How many captions were cut."""
@@ -257,6 +255,14 @@ class CaptionTexts(Conditions):
     def title(self, number: int) -> str:
         """The caption."""
         return self.texts[int(number)]
+
+
+def feature_shapes(batch: int, tokens: int, width: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """What models read of captions [B, T] with features of width E, as shapes and types."""
+    return {
+        "features": jax.ShapeDtypeStruct((batch, tokens, width), jnp.float32),
+        "mask": jax.ShapeDtypeStruct((batch, tokens), bool),
+    }
 
 
 @jax.jit

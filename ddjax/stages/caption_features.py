@@ -32,7 +32,7 @@ def conditions(config: Config) -> Conditions:
         return captions
     cache = FeatureCache(Path(config.text.cache), captions.count, captions.width)
     hosts.check_shared(cache.directory)
-    read = captions_read(config, captions.count)
+    read = captions_read(config, captions.count, jax.device_count())
     first = hosts.is_first()
     if first:
         cache.directory.mkdir(parents=True, exist_ok=True)
@@ -49,9 +49,9 @@ def conditions(config: Config) -> Conditions:
     return CachedCaptions(captions, cache)
 
 
-def captions_read(config: Config, count: int) -> int:
+def captions_read(config: Config, count: int, devices: int) -> int:
     """How many of `count` captions a run reads, in their order; a batch may go past the last."""
-    batch = max(config.pairs.batch, config.evaluate.batch) * jax.device_count()
+    batch = max(config.pairs.batch, config.evaluate.batch) * devices
     return min(count, max(config.pairs.count, config.evaluate.samples) + batch)
 
 
