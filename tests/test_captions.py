@@ -272,7 +272,7 @@ def test_what_draws_prompts_refuses_the_rest(spiece):
 def test_prompts():
     assert conditions.split_prompts(r"a red fox | a \| b|c") == ["a red fox", "a | b", "c"]
     tree = {**tiny.get_config().to_dict(), "sample": {"prompts": "a fox"}}
-    with pytest.raises(UserError, match=r"sample\.prompts: got a fox, .* asked for by sample\.labels"):
+    with pytest.raises(UserError, match=r"sample\.prompts: got a fox, .* by sample\.labels"):
         from_dict(tree)
     with pytest.raises(UserError, match="no text encoder here; give labels"):
         conditions.Classes(3).of_prompts(["a fox"])
