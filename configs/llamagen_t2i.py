@@ -75,7 +75,10 @@ def _published(image_size: int, weights: str) -> dict[str, Any]:
 
 
 def _tiny() -> dict[str, Any]:
-    methods = "teacher_ar,teacher_flow,student_1step,student_2step,refine_1,skip_4,onestep_all"
+    methods = (
+        "teacher_ar,teacher_flow,student_1step,student_2step,teacher_involved_4_8,refine_1,skip_4,"
+        "onestep_all"
+    )
     return {
         **common.tiny(methods),
         "name": "llamagen_t2i_tiny",

@@ -161,10 +161,4 @@ def _checked(tensors: Tensors, file: Path) -> Tensors:
     ]
     if strange:
         raise UserError(f"{file}: {strange[0]} is no plain tensor under a name; get another file")
-    # Many names of the same numbers would fill the memory from a small file.
-    claimed, there = sum(t.numel() * t.itemsize for t in tensors.values()), file.stat().st_size
-    if claimed > there:
-        raise UserError(
-            f"{file}: its tensors claim {claimed} bytes, and the file has {there}; get another file"
-        )
     return tensors

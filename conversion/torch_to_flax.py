@@ -117,6 +117,7 @@ def convert(
     table, source = TABLES[model], " and ".join(map(str, checkpoints))
     parts = [read(file, averaged) for file in checkpoints]
     tensors = _renamed(_together(parts, source), table, source)
+    _refuse_claims(tensors, table, sum(file.stat().st_size for file in checkpoints), source)
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     try:
         config, leaves = _target(table, shapes, given)
@@ -178,6 +179,22 @@ def _renamed(tensors: Tensors, table: Table, source: str) -> Tensors:
         if other is not None and not torch.equal(found.setdefault(name, other), other):
             raise UserError(f"{source}: {alias} and {name} differ, must be equal; get it again")
     return found
+
+
+def _refuse_claims(tensors: Tensors, table: Table, there: int, source: str) -> None:
+    """Many names of the same numbers would fill the memory from a small file.
+
+    What is published may give an embedding to a decoder, too, which is left out.
+    """
+    claimed = sum(
+        tensor.numel() * tensor.itemsize for name, tensor in tensors.items()
+        if not any(re.fullmatch(pattern, name) for pattern in table.ignored)
+    )
+    if claimed > there:
+        raise UserError(
+            f"{source}: its tensors claim {claimed} bytes, and the file has {there}; get another "
+            "file"
+        )
 
 
 def _target(

@@ -176,11 +176,13 @@ def _check_text(c: Config) -> None:
             not texts, "data.captions", c.data.captions or c.data.name,
             "an .npz file of features, or text must name an encoder, as in configs/llamagen_t2i.py",
         )
-        _require(not c.sample.prompts, "sample.prompts", c.sample.prompts, "none without text")
+        other = "captions" if c.has_captions else "labels"
+        wanted = f"none: without text, images are asked for by sample.{other}"
+        _require(not c.sample.prompts, "sample.prompts", c.sample.prompts, wanted)
         return
     encoders = [kind for kind, cls in MODELS.items() if hasattr(cls, "embed_text")]
     _require(c.text.kind in encoders, "text.kind", c.text.kind, f"one of {', '.join(encoders)}")
-    wanted = "a file of texts, .txt, .jsonl or .parquet, or text none"
+    wanted = "a file of texts, such as .txt or .jsonl, or text none"
     _require(texts, "data.captions", c.data.captions or "none", wanted)
     ours, theirs = c.text.model.width, getattr(c.teacher.model, "caption_dim", 0)
     _require(ours == theirs, "text.model.width", ours, f"{theirs}, teacher.model.caption_dim")

@@ -27,12 +27,16 @@ class DataSection:
         images.
       image_size: pixels a side; images of another size are resized.
       num_classes: number of labels; 0 with captions.
-      directory: of Fashion-MNIST's IDX files; "": downloaded with TFDS.
+      directory: of Fashion-MNIST's IDX files, or where TFDS keeps its sets; "": downloaded with
+        TFDS.
       copies: of each image, all but the first slightly turned, scaled and moved; they count as
         data. For sets so small that a teacher memorises them within a minute.
       captions: file of captions: their features (.npz, `ddjax.data.conditions.read_features`), or
-        texts (`ddjax.data.captions`), which `text` encodes; "" for classes.
-      captions_field: key of the captions in a .jsonl or .parquet file; "" for "caption".
+        texts (`ddjax.data.captions`), which `text` encodes, or tfds:NAME for those of a data set of
+        TFDS; "" for classes.
+      captions_field: key or column of the captions, where there are several, or within one,
+        captions/text; "" for "caption".
+      captions_split: of a set of TFDS.
       captions_seed: of the order of texts; -1 for that of the file.
       captions_distinct: whether equal texts count once.
     """
@@ -44,6 +48,7 @@ class DataSection:
     copies: int = 1
     captions: str = ""
     captions_field: str = ""
+    captions_split: str = "train"
     captions_seed: int = -1
     captions_distinct: bool = False
 
@@ -126,10 +131,13 @@ class TextSection(ModelSection):
       pieces: its vocabulary, a `spiece.model` of SentencePiece; "" with random weights makes one
         from the captions.
       clean: how captions are cleaned (`ddjax.data.cleaning`): llamagen, lower or none.
+      cache: folder that keeps the features of the captions that pairs, distill and evaluate read,
+        in bfloat16 (`ddjax.storage.feature_cache`); "" computes them whenever they are read.
     """
 
     pieces: str = ""
     clean: str = "llamagen"
+    cache: str = ""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,9 +12,9 @@ import jax.numpy as jnp
 from flax import nnx
 
 from ddjax.config.schema import Config
+from ddjax.plan import captions
 from ddjax.runtime import sharding
 from ddjax.stages import distill, pair_generation
-from ddjax.storage import run_models
 from ddjax.training import loop
 
 
@@ -39,7 +39,7 @@ def training_step(config: Config, nets: dict[str, nnx.Module]) -> Compiled:
     batch = section.batch
     rows = sharding.batch_like({
         "index": _array(jnp.int32, batch),
-        "condition": run_models.conditions(config).shapes(batch),
+        "condition": captions.shapes(config, batch),
         "ids": _array(jnp.uint16, batch, config.groups.length),
     })
     return _compile(
@@ -57,7 +57,7 @@ def pairs(config: Config, nets: dict[str, nnx.Module]) -> Compiled:
     noise = _array(jnp.float32, total, config.groups.length, codes.shape[1])
     return _compile(
         pair_generation.map_batch, *sharding.replicate((nets["teacher"], codes)),
-        *sharding.batch_like((noise, run_models.conditions(config).shapes(total))),
+        *sharding.batch_like((noise, captions.shapes(config, total))),
         guidance=config.guidance, solver=config.flow,
     )
 

@@ -20,7 +20,7 @@ from ddjax.method import keys, trajectory
 from ddjax.method.sampling import student_sample
 from ddjax.models import MODELS
 from ddjax.runtime import sharding
-from ddjax.stages import feature_net, pair_generation
+from ddjax.stages import caption_features, feature_net, pair_generation
 from ddjax.storage import run_models
 from ddjax.storage.pair_store import Store
 from ddjax.training import loop
@@ -99,7 +99,7 @@ def run(config: Config, directory: Path) -> str:
             "perceptual net", "distill.perceptual_net", directory / "perceptual_net",
             section.perceptual_net, config,
         )
-    store, conditions = Store(root / "pairs"), run_models.conditions(config)
+    store, conditions = Store(root / "pairs"), caption_features.conditions(config)
     source = Conditioned(store.source(), conditions)
     loss_fn = loss_of(config, noise_seed=store.manifest()["settings"]["seed"])
     frozen = Frozen(tokenizer, perceptual_net)

@@ -20,7 +20,7 @@ from ddjax.method.protocols import FeatureNet
 from ddjax.method.sampling import Models, check_finite, draw_images
 from ddjax.method.ways import Way
 from ddjax.runtime import hosts, progress, sharding
-from ddjax.stages import feature_net, running, tokenizer
+from ddjax.stages import caption_features, feature_net, running, tokenizer
 from ddjax.storage import run_models
 from ddjax.training import events
 
@@ -52,7 +52,7 @@ class Evaluator:
 
     def __init__(self, config: Config, root: Path, net: FeatureNet, methods: list[Way]) -> None:
         self.config, self.net = config, net
-        self.conditions = run_models.conditions(config)
+        self.conditions = caption_features.conditions(config)
         reads = {part for way in (TEACHER, *methods) for part in way.reads}
         self.models = Models(**{
             part: run_models.part(config, root, self.conditions, part)

@@ -11,6 +11,7 @@ from typing import Any
 
 from ddjax.config import reading
 from ddjax.config.schema import Config
+from ddjax.data import caption_sets
 from ddjax.runtime import hosts
 from ddjax.stages import registry
 from ddjax.stages.registry import STAGES, Stage
@@ -50,15 +51,17 @@ def settings(config: Config, stage: Stage) -> dict[str, Any]:
             flat[key] = run_models.check_weights(f"config.{key}", section)
     flat = {key: value for key, value in flat.items() if not key.startswith("data.captions")}
     if config.has_captions:
-        flat |= _captions(config)
+        flat |= captions(config)
     return json.loads(json.dumps(flat))
 
 
-def _captions(config: Config) -> dict[str, Any]:
+def captions(config: Config) -> dict[str, Any]:
     """What decides the captions and their features; files stand there by their digests."""
     data, text = config.data, config.text
     flat = {}
-    if data.captions:
+    if caption_sets.is_named(data.captions):
+        flat["data.captions"] = caption_sets.identity(data)
+    elif data.captions:
         flat["data.captions"] = files.input_digest(Path(data.captions), "config.data.captions")
     if text is not None:
         flat |= {f"data.{key}": getattr(data, key) for key in
