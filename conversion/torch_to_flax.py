@@ -6,6 +6,7 @@ r"""Converter of published PyTorch checkpoints into model folders, and back.
     python conversion/torch_to_flax.py --model=lpips --checkpoint=vgg16-397923af.pth \
         --linear=vgg.pth
     python conversion/torch_to_flax.py --model=t5 --checkpoint=flan-t5-xl/
+    python conversion/torch_to_flax.py --model=clip --checkpoint=ViT-B-32.pt
 
 Sizes are read from the checkpoint. Weights become float32, which holds bfloat16 and float16
 exactly; the way back writes float32.

@@ -82,7 +82,10 @@ class _Reader:
         self._numbers: dict[str, torch.Tensor] = {}
 
     def module(self) -> Call:
-        return operations(self._read("data.pkl", _MOST))
+        found = operations(self._read("data.pkl", _MOST))
+        if not found.name.startswith(_MODULE):
+            raise ValueError(f"{found.name} is no module")
+        return found
 
     def tensor(self, call: Call) -> torch.Tensor:
         """A view of numbers that may be shared; PyTorch checks that it is within them."""
@@ -161,7 +164,8 @@ def operations(pickle: bytes) -> Any:
                 found = marked()
                 stack[-1].update(zip(found[::2], found[1::2], strict=True))
             case "APPENDS":
-                stack[-1].extend(marked())
+                found = marked()
+                stack[-1].extend(found)
             case "BUILD":
                 state = stack.pop()
                 stack[-1].state.update(state)

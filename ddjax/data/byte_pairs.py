@@ -10,6 +10,7 @@ import functools
 import gzip
 import html
 import importlib
+import itertools
 import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -128,10 +129,8 @@ class BytePairs:
         """Merge the pair that comes first in the file, wherever it stands, until there is none."""
         never = len(self._ranks)
         while len(symbols) > 1:
-            best = min(
-                zip(symbols, symbols[1:], strict=False),
-                key=lambda pair: self._ranks.get(pair, never),
-            )
+            pairs = itertools.pairwise(symbols)
+            best = min(pairs, key=lambda pair: self._ranks.get(pair, never))
             if best not in self._ranks:
                 break
             symbols = _joined(symbols, best)
