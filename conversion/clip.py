@@ -29,6 +29,8 @@ def _tower_rules(source: str, target: str) -> tuple[Rule, ...]:
 def _config(shapes: Shapes) -> CLIPConfig:
     if "visual.proj" not in shapes and "visual.attnpool.c_proj.weight" in shapes:
         raise UserError("its image tower is a ResNet; give one of the ViT files")
+    if "vision_model.embeddings.class_embedding" in shapes:
+        raise UserError("it has the names of transformers; give OpenAI's file, such as ViT-B-32.pt")
     patches = size(shapes, "visual.positional_embedding", 0) - 1
     patch = size(shapes, "visual.conv1.weight", 3)
     return CLIPConfig(

@@ -146,6 +146,7 @@ def test_a_published_archive(small, tmp_path):
 
 @pytest.mark.parametrize(("change", "message"), [
     ({"visual.proj": None, "visual.attnpool.c_proj.weight": torch.ones(1)}, "is a ResNet; give on"),
+    ({"vision_model.embeddings.class_embedding": torch.ones(1)}, "has the names of transformers;"),
     ({"visual.positional_embedding": torch.ones(6, 64)}, "is for 5 patches, must be a square"),
     ({"positional_embedding": torch.ones(TOKENS, 65)}, "text tower's width 65 is no multiple of 6"),
     ({"ln_final.weight": None}, "nothing fills text/norm/scale"),

@@ -50,3 +50,10 @@ def test_values_are_rounded_to_levels_and_normalised():
     levels = np.array([0, 255, 0, 255, 127, 128])[:, None, None, None]
     wanted = np.broadcast_to((levels / 255 - np.array(MEAN)) / np.array(DEVIATION), (6, 2, 2, 3))
     np.testing.assert_allclose(found, wanted, atol=1e-6)
+
+
+def test_levels_of_8_bits_come_back():
+    """As they stand in [-1, 1], none is taken for its neighbour."""
+    levels = np.arange(256, dtype=np.float32).reshape(1, 16, 16, 1).repeat(3, axis=3)
+    found = np.asarray(clip_pixels(levels / 127.5 - 1, 16)) * np.array(DEVIATION) + np.array(MEAN)
+    np.testing.assert_allclose(255 * found, levels, atol=1e-3)
