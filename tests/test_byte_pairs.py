@@ -83,6 +83,13 @@ def test_ids_are_those_of_the_original(file, merges, original):
     assert len(np.unique(found.ids_NT)) > 300  # many of them of merged symbols
 
 
+def test_contractions_are_told_in_any_case():
+    """The long s counts as an s there, so that 's ends a word; ids of bytes by hand."""
+    a, apostrophe, b = (ord(x) - 33 for x in "a'b")
+    wanted = [512, a + 256, apostrophe, 129, 123 + 256, b + 256, 513]  # ſ is C5 BF
+    assert BytePairs([])(["a'ſb"], 7).ids_NT.tolist() == [wanted]
+
+
 def test_a_long_text_is_cut_and_keeps_its_end(file, merges):
     pairs, last = BytePairs.read(file, vocab_size(merges)), vocab_size(merges) - 1
     long, exact, empty = "7 " * 100, "7 " * 6, " "
