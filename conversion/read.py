@@ -3,7 +3,7 @@
 PyTorch files are read with `weights_only=True`, which builds tensors and plain containers only,
 and mapped into memory, so that only the weights that are used take any. Before that their own
 checksums are compared; files from before the zip format (PyTorch 1.6) have none, and cannot be
-mapped.
+mapped. Of TorchScript archives the tensors are read (`conversion.torchscript`).
 """
 
 import argparse
@@ -20,7 +20,7 @@ import safetensors
 import safetensors.torch
 import torch
 
-from conversion import checksums
+from conversion import checksums, torchscript
 from ddjax.runtime.errors import UserError
 
 Tensors = Mapping[str, torch.Tensor]
@@ -93,6 +93,8 @@ def _indexed(index: Path) -> list[Path]:
 def _load(file: Path) -> Any:
     try:
         zipped = checksums.is_zip(file)
+        if zipped and torchscript.is_archive(file):
+            return torchscript.tensors(file)
         if zipped:
             checksums.verify(file)
         with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():

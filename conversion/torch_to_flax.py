@@ -6,6 +6,7 @@ r"""Converter of published PyTorch checkpoints into model folders, and back.
     python conversion/torch_to_flax.py --model=lpips --checkpoint=vgg16-397923af.pth \
         --linear=vgg.pth
     python conversion/torch_to_flax.py --model=t5 --checkpoint=flan-t5-xl/
+    python conversion/torch_to_flax.py --model=clip --checkpoint=ViT-B-32.pt
 
 Sizes are read from the checkpoint. Weights become float32, which holds bfloat16 and float16
 exactly; the way back writes float32.
@@ -30,7 +31,7 @@ import jax
 import numpy as np
 from absl import flags
 
-from conversion import follow, kinds, llamagen, llamagen_vq, lpips, t5, var, var_vq
+from conversion import clip, follow, kinds, llamagen, llamagen_vq, lpips, t5, var, var_vq
 from conversion.read import Tensors, read, shards
 from conversion.tables import Shapes, Table
 from ddjax import cli
@@ -43,7 +44,7 @@ TABLES = {
     for table in (
         llamagen.TEACHER, llamagen.STUDENT, llamagen_vq.TOKENIZER,
         var.TEACHER, var.STUDENT, var_vq.TOKENIZER,
-        lpips.LPIPS, t5.ENCODER,
+        lpips.LPIPS, t5.ENCODER, clip.CLIP,
     )
 }
 

@@ -12,6 +12,7 @@ from ddjax.method import codes, protocols
 from ddjax.method.guidance import Guidance, Guided
 from ddjax.models import MODELS
 from ddjax.models.classifier import Classifier, ClassifierConfig
+from ddjax.models.clip import CLIP, CLIPConfig
 from ddjax.models.llamagen import LlamaGenStudent, LlamaGenTeacher
 from ddjax.models.llamagen_trunk import LlamaGenConfig
 from ddjax.models.lpips import LPIPS, LPIPSConfig
@@ -49,6 +50,7 @@ TOKENIZERS = {
     ),
 }
 ENCODERS = {"t5": (T5Encoder, T5Config(50, 16, 2, 8, 2, 24))}
+SCORERS = {"clip": (CLIP, CLIPConfig(6, 8, 4, 16, 2, 2, 50, 5, 24, 3, 1))}
 NETS = {
     "classifier": (Classifier, ClassifierConfig(12, 3, 7, channels=4, features=8)),
     "lpips": (LPIPS, LPIPSConfig((8, 8), (1, 1))),
@@ -90,7 +92,7 @@ def all_models():
     for protocol, cases in (
         (protocols.Teacher, TEACHERS), (protocols.Student, students),
         (protocols.Tokenizer, TOKENIZERS), (protocols.FeatureNet, NETS),
-        (protocols.TextEncoder, ENCODERS),
+        (protocols.TextEncoder, ENCODERS), (protocols.ImageTextNet, SCORERS),
     ):
         for name, (cls, config) in cases.items():
             yield pytest.param(protocol, cls, config, id=f"{protocol.__name__} {name}")
@@ -101,7 +103,7 @@ def test_a_model_has_all_that_its_protocol_asks_for(protocol, cls, config):
     model = lively(cls, config)
     assert isinstance(model, protocol)
     others = {protocols.Teacher, protocols.Student, protocols.Tokenizer, protocols.FeatureNet,
-              protocols.TextEncoder}
+              protocols.TextEncoder, protocols.ImageTextNet}
     assert not any(isinstance(model, other) for other in others - {protocol})
     assert model.config == config and type(config) is cls.Config
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(model))
@@ -111,7 +113,8 @@ def test_a_model_has_all_that_its_protocol_asks_for(protocol, cls, config):
 
 
 def test_every_kind_of_model_is_tested_here():
-    tested = {cls for cases in (TEACHERS, TOKENIZERS, NETS, ENCODERS) for cls, _ in cases.values()}
+    cases = {**TEACHERS, **TOKENIZERS, **NETS, **ENCODERS, **SCORERS}
+    tested = {cls for cls, _ in cases.values()}
     assert set(MODELS.values()) <= tested | set(STUDENTS.values())
 
 

@@ -203,6 +203,17 @@ class TextEncoder(Network, Protocol):
 
 
 @runtime_checkable
+class ImageTextNet(Network, Protocol):
+    """A frozen net with one space for images and texts, in which what goes together is near."""
+
+    def embed_images(self, images: jax.Array) -> jax.Array:
+        """Unit vectors [B, E], float32, of images [B, H, W, 3] in [-1, 1]."""
+
+    def embed_texts(self, ids_BT: jax.Array) -> jax.Array:
+        """Unit vectors [B, E], float32, of token ids, int32, whose ends and padding are its own."""
+
+
+@runtime_checkable
 class FeatureNet(Network, Protocol):
     """A net that compares images [B, H, W, channels] in [-1, 1].
 
