@@ -30,7 +30,7 @@ import jax
 import numpy as np
 from absl import flags
 
-from conversion import follow, kinds, llamagen, llamagen_vq, lpips, t5, var, var_vq
+from conversion import follow, inception, kinds, llamagen, llamagen_vq, lpips, t5, var, var_vq
 from conversion.read import Tensors, read, shards
 from conversion.tables import Shapes, Table
 from ddjax import cli
@@ -43,7 +43,7 @@ TABLES = {
     for table in (
         llamagen.TEACHER, llamagen.STUDENT, llamagen_vq.TOKENIZER,
         var.TEACHER, var.STUDENT, var_vq.TOKENIZER,
-        lpips.LPIPS, t5.ENCODER,
+        lpips.LPIPS, inception.INCEPTION, t5.ENCODER,
     )
 }
 

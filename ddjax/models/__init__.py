@@ -1,6 +1,16 @@
 """Model registry: classes by the kind that configs name; see `ddjax.method.protocols`."""
 
-from ddjax.models import classifier, llamagen, lpips, multiscale_vq, patch_vq, t5, var, vq
+from ddjax.models import (
+    classifier,
+    inception,
+    llamagen,
+    lpips,
+    multiscale_vq,
+    patch_vq,
+    t5,
+    var,
+    vq,
+)
 
 # What a model may compute in, where its config says.
 DTYPES = ("float32", "bfloat16", "float16")
@@ -15,5 +25,6 @@ MODELS = {
     "patch_tokenizer": patch_vq.PatchTokenizer,
     "classifier": classifier.Classifier,
     "lpips": lpips.LPIPS,
+    "inception": inception.Inception,
     "t5": t5.T5Encoder,
 }
