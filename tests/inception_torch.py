@@ -3,6 +3,9 @@
 The state is a dictionary in the names of pytorch-fid's file.
 """
 
+import math
+
+import numpy as np
 import torch
 from torch.nn import functional
 
@@ -164,3 +167,23 @@ def network(w, x):
     pooled = x.mean(dim=(2, 3))
     spatial = ones["Mixed_6d"][:, :7]
     return pooled, spatial.permute(0, 2, 3, 1).flatten(1), pooled @ w["fc.weight"].T
+
+
+def bilinear(images, height, width, half_pixel):
+    """Images [B, height, width, C] of [B, H, W, C], float64: pixel by pixel, by the definition."""
+    images = np.asarray(images, np.float64)
+    found = np.empty((len(images), height, width, images.shape[3]))
+    for y in range(height):
+        top, bottom, down = _taps(y, images.shape[1], height, half_pixel)
+        for x in range(width):
+            left, right, along = _taps(x, images.shape[2], width, half_pixel)
+            upper = images[:, top, left] * (1 - along) + images[:, top, right] * along
+            lower = images[:, bottom, left] * (1 - along) + images[:, bottom, right] * along
+            found[:, y, x] = upper * (1 - down) + lower * down
+    return found
+
+
+def _taps(i, size, wanted, half_pixel):
+    place = max((i + 0.5) * size / wanted - 0.5, 0) if half_pixel else i * size / wanted
+    first = math.floor(place)
+    return first, min(first + 1, size - 1), place - first

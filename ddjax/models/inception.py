@@ -44,8 +44,9 @@ class InceptionConfig:
     """How the network is used.
 
     Attributes:
-      resize: of `RESIZES`, bilinear both: "tf1" reads pixel i at i * size / 299 and centres levels
-        0..255 at 128; "half_pixel" takes pixels as areas and centres levels at 127.5.
+      resize: of `RESIZES`, both bilinear without antialiasing: "tf1" reads pixel i at
+        i * size / 299 and centres levels 0..255 at 128; "half_pixel" takes pixels as areas and
+        centres levels at 127.5.
       dtype: of the convolutions; parameters and features are float32.
       divisor: of all channels, for small networks in tests.
     """
@@ -130,4 +131,6 @@ class Inception(nnx.Module):
 
     def distance(self, a: jax.Array, b: jax.Array) -> jax.Array:
         """Squared distance [B] of the features, each scaled to norm 1."""
-        return jnp.sum((unit(self.features(a)) - unit(self.features(b))) ** 2, axis=-1)
+        # One after the other by the same program, so that equal images are at distance 0.
+        one, other = unit(jax.lax.map(self.features, jnp.stack([a, b])))
+        return jnp.sum((one - other) ** 2, axis=-1)
