@@ -31,7 +31,18 @@ import jax
 import numpy as np
 from absl import flags
 
-from conversion import clip, follow, kinds, llamagen, llamagen_vq, lpips, t5, var, var_vq
+from conversion import (
+    clip,
+    follow,
+    inception,
+    kinds,
+    llamagen,
+    llamagen_vq,
+    lpips,
+    t5,
+    var,
+    var_vq,
+)
 from conversion.read import Tensors, read, shards
 from conversion.tables import Shapes, Table
 from ddjax import cli
@@ -44,7 +55,7 @@ TABLES = {
     for table in (
         llamagen.TEACHER, llamagen.STUDENT, llamagen_vq.TOKENIZER,
         var.TEACHER, var.STUDENT, var_vq.TOKENIZER,
-        lpips.LPIPS, t5.ENCODER, clip.CLIP,
+        lpips.LPIPS, inception.INCEPTION, t5.ENCODER, clip.CLIP,
     )
 }
 

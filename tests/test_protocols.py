@@ -13,6 +13,7 @@ from ddjax.method.guidance import Guidance, Guided
 from ddjax.models import MODELS
 from ddjax.models.classifier import Classifier, ClassifierConfig
 from ddjax.models.clip import CLIP, CLIPConfig
+from ddjax.models.inception import Inception, InceptionConfig
 from ddjax.models.llamagen import LlamaGenStudent, LlamaGenTeacher
 from ddjax.models.llamagen_trunk import LlamaGenConfig
 from ddjax.models.lpips import LPIPS, LPIPSConfig
@@ -22,6 +23,7 @@ from ddjax.models.t5 import T5Config, T5Encoder
 from ddjax.models.var import VARStudent, VARTeacher
 from ddjax.models.var_trunk import VARConfig
 from ddjax.models.vq import VQTokenizer, VQTokenizerConfig
+from ddjax.runtime import trees
 from tests.toy import ToyConfig, ToyTeacher
 
 V, C, BATCH = 12, 4, 2
@@ -54,6 +56,7 @@ SCORERS = {"clip": (CLIP, CLIPConfig(6, 8, 4, 16, 2, 2, 50, 5, 24, 3, 1))}
 NETS = {
     "classifier": (Classifier, ClassifierConfig(12, 3, 7, channels=4, features=8)),
     "lpips": (LPIPS, LPIPSConfig((8, 8), (1, 1))),
+    "inception": (Inception, InceptionConfig(divisor=16)),
 }
 
 
@@ -61,7 +64,13 @@ NETS = {
 def lively(cls, config):
     """A model no part of which is zero, as some are at first; by NumPy, since that is fast."""
     shapes, rng = jax.eval_shape(lambda: cls(config, rngs=nnx.Rngs(0))), np.random.default_rng(0)
-    return jax.tree.map(lambda x: jnp.asarray(0.4 * rng.normal(size=x.shape), x.dtype), shapes)
+
+    def leaf(path, x):
+        values = 0.4 * rng.normal(size=x.shape)
+        positive = trees.path_name(path).endswith("variance")
+        return jnp.asarray(np.abs(values) if positive else values, x.dtype)
+
+    return jax.tree_util.tree_map_with_path(leaf, shapes)
 
 
 def conditions(config, batch=BATCH):
@@ -251,10 +260,17 @@ def test_a_tokenizer_there_and_back(name):
 def test_a_feature_net_compares_images(name):
     model = lively(*NETS[name])
     a, b = jax.random.uniform(jax.random.key(0), (2, BATCH, 12, 12, 3), minval=-1, maxval=1)
-    features, logits = model.features(a), model(a)
+    features, logits, measured = jax.jit(lambda net, x: (net.features(x), net(x), net.measure(x)))(
+        model, a
+    )
     assert features.shape == (BATCH, features.shape[1]) and features.dtype == jnp.float32
     assert (logits.shape, logits.dtype) == ((BATCH, model.num_classes), jnp.float32)
-    distance = model.distance(a, b)
+    assert all(x is None or (x.dtype == jnp.float32 and len(x) == BATCH) for x in measured)
+    np.testing.assert_array_equal(measured.pooled_BF, features)
+    if model.num_classes:
+        np.testing.assert_array_equal(measured.logits_BK, logits)
+    between = jax.jit(lambda net, a, b: net.distance(a, b))
+    distance = between(model, a, b)
     assert (distance.shape, distance.dtype) == ((BATCH,), jnp.float32)
     assert (np.abs(distance) > 1e-4).all()
-    np.testing.assert_array_equal(model.distance(a, a), 0)
+    np.testing.assert_array_equal(between(model, a, a), 0)

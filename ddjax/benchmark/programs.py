@@ -21,6 +21,7 @@ from ddjax.data.pieces import Tokens
 from ddjax.data.sources import Arrays
 from ddjax.method import flow, ways
 from ddjax.method.groups import Groups
+from ddjax.method.protocols import Features
 from ddjax.method.sampling import Models
 from ddjax.method.ways import Refine
 from ddjax.models import MODELS
@@ -101,6 +102,24 @@ def drawing(config: Config, pipe: Pipeline) -> dict[str, Callable[[], Any]]:
         codes_VC, log_p, eps, groups, config.flow
     )
     return calls
+
+
+def measuring(config: Config, pipe: Pipeline) -> Callable[[], Any]:
+    """What the evaluation's net measures of a batch of images of the config's size."""
+    tokenizer, total = pipe.models(Refine(1)).tokenizer, pipe.batch * sharding.devices()
+    vectors = jnp.zeros((total, config.groups.length, config.teacher.model.code_dim))
+    shape = jax.eval_shape(tokenizer.decode, vectors).shape
+    levels = np.random.default_rng(0).integers(0, 256, shape)
+    images = sharding.shard_batch((levels / 127.5 - 1).astype(np.float32), total)
+    net = functools.cache(
+        lambda: run_models.load_model(_there(config.evaluate.features), "net", Path())
+    )
+    return lambda: _measure(net(), images)
+
+
+@jax.jit
+def _measure(net: nnx.Module, images: jax.Array) -> Features:
+    return sharding.per_device(lambda net, x: net.measure(x), replicated=1)(net, images)
 
 
 def _drawing(pipe: Pipeline, way: ways.Way, batch: tuple) -> Callable[[], Any]:

@@ -9,6 +9,13 @@ LPIPS = {
     "weights": "conversion/weights/vgg16-397923af",
 }
 
+# Made by --model=inception; float32, since the figures of others are.
+INCEPTION = {
+    "kind": "inception",
+    "model": {"resize": "tf1"},
+    "weights": "conversion/weights/pt_inception-2015-12-05-6726825d",
+}
+
 # Ways of sampling that a run of 16 tokens compares.
 METHODS_OF_16_TOKENS = (
     "teacher_ar,teacher_flow,student_1step,student_2step,teacher_involved_2_6,"

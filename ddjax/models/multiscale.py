@@ -15,11 +15,11 @@ from flax import nnx
 
 from ddjax.method import codes
 from ddjax.method.groups import Groups
+from ddjax.models.resize import HIGHEST, area_matrix, bicubic_matrix, resize
 
 # Published for images of 256 pixels: 680 tokens.
 SCALES = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)
 PHIS = 4
-HIGHEST = jax.lax.Precision.HIGHEST
 
 
 def check_scales(scales: tuple[int, ...]) -> None:
@@ -36,41 +36,6 @@ def phi_of_scale(count: int) -> tuple[int, ...]:
     ticks = np.linspace(1 / (3 * PHIS), 1 - 1 / (3 * PHIS), PHIS)
     place = np.arange(count) / max(count - 1, 1)
     return tuple(int(i) for i in np.abs(ticks[None] - place[:, None]).argmin(axis=1))
-
-
-def bicubic_matrix(size: int, wanted: int) -> np.ndarray:
-    """[wanted, size] float32: PyTorch's bicubic interpolation along one axis.
-
-    Pixels are areas (align_corners False), A = -0.75, edges repeat, no antialiasing;
-    `jax.image.resize` has A = -0.5.
-    """
-    a = -0.75
-    centre = (np.arange(wanted) + 0.5) * size / wanted - 0.5
-    taps = np.floor(centre)[:, None] + np.arange(-1, 3)
-    d = np.abs(centre[:, None] - taps)
-    near = ((a + 2) * d - (a + 3)) * d**2 + 1
-    far = ((d - 5) * d + 8) * d * a - 4 * a
-    matrix = np.zeros((wanted, size))
-    rows = np.broadcast_to(np.arange(wanted)[:, None], taps.shape)
-    columns = np.clip(taps, 0, size - 1).astype(int)
-    np.add.at(matrix, (rows, columns), np.where(d <= 1, near, far))
-    return matrix.astype(np.float32)
-
-
-def area_matrix(size: int, wanted: int) -> np.ndarray:
-    """[wanted, size] float32: means over bins that cover the axis (adaptive average pooling).
-
-    Bin i is floor(i size / wanted) .. ceil((i + 1) size / wanted) - 1, so that bins overlap where
-    the sizes do not divide.
-    """
-    i, j = np.arange(wanted)[:, None], np.arange(size)[None]
-    inside = (j >= i * size // wanted) & (j < -(-(i + 1) * size // wanted))
-    return (inside / inside.sum(axis=1, keepdims=True)).astype(np.float32)
-
-
-def resize(f_BHWC: jax.Array, matrix: np.ndarray) -> jax.Array:
-    """Apply a [wanted, size] matrix to both axes of square maps: [B, wanted, wanted, C]."""
-    return jnp.einsum("yh,xw,bhwc->byxc", matrix, matrix, f_BHWC, precision=HIGHEST)
 
 
 class Quantiser(nnx.Module):
