@@ -5,7 +5,7 @@ import dataclasses
 import json
 import operator
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,9 @@ def settings(config: Config, stage: Stage) -> dict[str, Any]:
     tree = dataclasses.asdict(config)
     if not config.distill.perceptual:
         del tree["distill"]["perceptual_net"]
+    if not config.distill.keep_best:  # then validation does not decide what is made
+        for key in ("validate_every", "validate_samples", "keep_best"):
+            del tree["distill"][key]
     flat = {"seed": config.seed}
     todo = [stage]
     for one in todo:
@@ -51,6 +54,19 @@ def settings(config: Config, stage: Stage) -> dict[str, Any]:
     flat = {key: value for key, value in flat.items() if not key.startswith("data.captions")}
     if config.has_captions:
         flat |= _captions(config)
+    return json.loads(json.dumps(flat))
+
+
+def section_settings(config: Config, names: Iterable[str]) -> dict[str, Any]:
+    """As `settings`, of the seed and these sections alone.
+
+    Args:
+      config: of the run.
+      names: of sections without weights, such as evaluate.features.
+    """
+    flat = {"seed": config.seed}
+    for name in names:
+        flat |= _flatten(dataclasses.asdict(operator.attrgetter(name)(config)), name)
     return json.loads(json.dumps(flat))
 
 
