@@ -90,16 +90,18 @@ def for_evaluation(config: Config, root: Path) -> nnx.Module:
         return f"{section.train.steps} steps on {config.data.name}"
 
     if not section.weights:
-        own = folder(config, root)
+        own = Folder(directory, settings(config), registry.MODEL)
         own.begin(reading.plain(config))
         running.make_once(own, "features", {}, make)
     return load("classifier", "evaluate.features", directory, section, config)
 
 
-def folder(config: Config, root: Path) -> Folder:
-    """The folder of the net of the evaluation in a workdir."""
-    settings = running.section_settings(config, ("data", "evaluate.features"))
-    return Folder(root / FOLDER, settings, registry.MODEL)
+def settings(config: Config) -> dict[str, Any]:
+    """The keys and values that decide the net of the evaluation."""
+    section = config.evaluate.features
+    if section.weights:
+        return {"weights": section.weights}
+    return running.section_settings(config, ("data", "evaluate.features"))
 
 
 def digest_for_evaluation(config: Config, root: Path) -> str:
