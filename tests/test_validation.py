@@ -166,10 +166,10 @@ def test_what_is_measured_against_an_independent_computation(held_out):
     net = run_models.load_model(config.evaluate.features, "evaluate.features", root)
     index, label = np.arange(20, dtype=np.int32), np.arange(20, dtype=np.int32) % 10
     eps = keys.noise(keys.stream(0, "distill.validation"), index, 16, 4)
-    guided = Guided(teacher, config.guidance)
-    ids = np.asarray(jax.jit(lambda g, *a: trajectory.map_noise(g, *a, config.flow))(
-        guided, label, eps, tokenizer.codebook
+    exact = jax.jit(lambda teacher, *rest: trajectory.map_noise(
+        Guided(teacher, config.guidance), *rest, config.flow
     ))
+    ids = np.asarray(exact(teacher, label, eps, tokenizer.codebook))
     drawn = jax.jit(lambda s, *a: student_sample(s, *a, steps=(0,), split=10))(
         student, tokenizer.codebook, eps[:10], label[:10]
     )
