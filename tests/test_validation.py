@@ -16,7 +16,7 @@ from ddjax.method.sampling import student_sample
 from ddjax.models import MODELS
 from ddjax.runtime import sharding
 from ddjax.runtime.errors import UserError
-from ddjax.stages import feature_net, validation
+from ddjax.stages import feature_net, held_out
 from ddjax.storage import model_folder, run_models
 from ddjax.training import validation as curves
 from ddjax.training.validation import Validation
@@ -135,7 +135,7 @@ def test_a_curve_is_not_continued_with_other_samples(whole, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def held_out(tmp_path_factory):
+def setting(tmp_path_factory):
     tree = tiny.get_config().to_dict()
     for section in ("tokenizer", "teacher"):
         tree[section]["weights"] = "random"
@@ -152,16 +152,16 @@ def held_out(tmp_path_factory):
 def made(setting, mesh=sharding.one_device):
     config, root, teacher, tokenizer = setting
     with jax.set_mesh(mesh()):
-        return validation.of_run(
+        return held_out.validation(
             config, root / "distill", teacher, tokenizer, run_models.conditions(config)
         )
 
 
-def test_what_is_measured_against_an_independent_computation(held_out):
+def test_what_is_measured_against_an_independent_computation(setting):
     """Ten noises of the student and the teacher, ten others of the teacher; 8 devices as one."""
-    config, root, teacher, tokenizer = held_out
+    config, root, teacher, tokenizer = setting
     student = MODELS["llamagen_student"].from_teacher(teacher, rngs=nnx.Rngs(5))
-    found = made(held_out)
+    found = made(setting)
     assert (found.every, found.keep_best, found.about["samples"]) == (2, "", 10)
     net = run_models.load_model(config.evaluate.features, "evaluate.features", root)
     index, label = np.arange(20, dtype=np.int32), np.arange(20, dtype=np.int32) % 10
@@ -181,13 +181,13 @@ def test_what_is_measured_against_an_independent_computation(held_out):
     assert scalars["tokens_equal"] == pytest.approx(equal)
     assert scalars["fd"] == pytest.approx(fd, rel=1e-4)
     np.testing.assert_array_equal(np.load(root / "distill" / "held_out_20.npy"), ids)
-    everywhere = made(held_out, mesh=lambda: sharding.make_mesh(2))
+    everywhere = made(setting, mesh=lambda: sharding.make_mesh(2))
     with jax.set_mesh(sharding.make_mesh(2)):
         assert everywhere.measure(student)["fd"] == pytest.approx(fd, rel=1e-3)
 
 
-def test_a_damaged_map_of_the_held_out_noise_is_named(held_out, tmp_path):
-    config, _, teacher, tokenizer = held_out
+def test_a_damaged_map_of_the_held_out_noise_is_named(setting, tmp_path):
+    config, _, teacher, tokenizer = setting
     (tmp_path / "distill").mkdir()
     path = tmp_path / "distill" / "held_out_20.npy"
     for content in (b"", b"no array at all"):
@@ -211,7 +211,7 @@ def test_the_feature_net_is_the_one_that_the_evaluation_trains(finished, tmp_pat
 
 def test_without_validation_nothing_is_made(tmp_path):
     config = from_dict(tiny.get_config().to_dict())
-    assert validation.of_run(config, tmp_path / "distill", None, None, None) is None
+    assert held_out.validation(config, tmp_path / "distill", None, None, None) is None
     assert not list(tmp_path.iterdir())
 
 

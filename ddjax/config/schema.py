@@ -175,7 +175,7 @@ class DistillSection:
       validate_every: steps between validations on held-out noise; 0 for none.
       validate_samples: images of each.
       keep_best: the student at the end is that of the best validation by "tokens_equal" or "fd"
-        (`ddjax.stages.validation`); "": that of the last step.
+        (`ddjax.stages.held_out`); "": that of the last step.
     """
 
     train: TrainSection

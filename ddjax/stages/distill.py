@@ -20,11 +20,10 @@ from ddjax.method import keys, trajectory
 from ddjax.method.sampling import student_sample
 from ddjax.models import MODELS
 from ddjax.runtime import sharding
-from ddjax.stages import feature_net, pair_generation, validation
+from ddjax.stages import feature_net, held_out, pair_generation
 from ddjax.storage import run_models
 from ddjax.storage.pair_store import Store
-from ddjax.training import loop
-from ddjax.training import validation as validation_curve
+from ddjax.training import loop, validation
 from ddjax.training.loop import Loss
 
 
@@ -119,7 +118,7 @@ def run(config: Config, directory: Path) -> str:
         restore=config.restore,
         profile=config.profile,
         pictures=_pictures(config, conditions, tokenizer),
-        validation=validation.of_run(config, directory, teacher, tokenizer, conditions),
+        validation=held_out.validation(config, directory, teacher, tokenizer, conditions),
     )
     # As many at once as a step of the training has.
     part = section.train.batch // section.train.accumulate
@@ -134,7 +133,7 @@ def run(config: Config, directory: Path) -> str:
 
 def _validated(directory: Path) -> str:
     """What the last validation found, and whose model was kept; "" without validation."""
-    curve = validation_curve.read(directory)
+    curve = validation.read(directory)
     if curve is None:
         return ""
     rows = {row["step"]: row for row in curve["rows"]}

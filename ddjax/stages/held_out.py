@@ -1,4 +1,4 @@
-"""Validation of a student while it is trained: one-step samples of held-out noise.
+"""Held-out validation of a student while it is trained: one-step samples of new noise.
 
 tokens_equal: share of ids that are those of the teacher's map for the same noise. fd: Fréchet
 distance to the teacher's images of as much other held-out noise, in the features that the
@@ -29,7 +29,7 @@ from ddjax.training.validation import Validation
 BETTER = {"": max, "tokens_equal": max, "fd": min}
 
 
-def of_run(
+def validation(
     config: Config, directory: Path, teacher: nnx.Module, tokenizer: nnx.Module,
     conditions: Conditions,
 ) -> Validation | None:
