@@ -120,7 +120,15 @@ def test_figures_of_another_net_are_left_empty(tmp_path):
     (row,) = cells(text, "student_1step")
     assert (row["FID"], row["precision"]) == ("– / 9.94", "– / 0.80")
     assert row["s / image"] == "0.500 / 0.021 (+0.479)"
-    assert "metrics.json has no FID" in text and "the last layer of an lpips" in text
+    assert "metrics.json has neither FID nor IS" in text and "the last layer of an lpips" in text
+
+
+def test_inception_without_a_reference_has_a_score_alone(tmp_path):
+    written(tmp_path, [{"method": "student_1step", "fid": None, "inception_score": 190.0}])
+    text = table.text(figures.ROWS["var", "d16"], table.read(tmp_path))
+    (row,) = cells(text, "student_1step")
+    assert (row["FID"], row["IS"]) == ("– / 9.94", "190.0 / 193.6 (-3.6)")
+    assert "neither" not in text
 
 
 @pytest.mark.parametrize("content", ['{"rows": 3}', '{"rows": [{}], "samples": 3}', '{"rows": []}'])

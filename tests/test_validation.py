@@ -143,27 +143,30 @@ def setting(tmp_path_factory):
                                                "weights": "random"})
     tree["pairs"]["batch"] = 1
     tree["distill"].update(validate_every=2, validate_samples=10)
-    config, root = from_dict(tree), tmp_path_factory.mktemp("run")
+    root = tmp_path_factory.mktemp("run")
     (root / "distill").mkdir()
-    teacher, tokenizer = (run_models.load(config, root, n) for n in ("teacher", "tokenizer"))
-    return config, root, teacher, tokenizer
+    return from_dict(tree), root
 
 
-def made(setting, mesh=sharding.one_device):
-    config, root, teacher, tokenizer = setting
-    with jax.set_mesh(mesh()):
-        return held_out.validation(
-            config, root / "distill", teacher, tokenizer, run_models.conditions(config)
-        )
+def models(config, root):
+    return (run_models.load(config, root, name) for name in ("teacher", "tokenizer"))
+
+
+def made(config, root):
+    """On the current mesh."""
+    return held_out.validation(
+        config, root / "distill", *models(config, root), run_models.conditions(config)
+    )
 
 
 def test_what_is_measured_against_an_independent_computation(setting):
     """Ten noises of the student and the teacher, ten others of the teacher; 8 devices as one."""
-    config, root, teacher, tokenizer = setting
+    config, root = setting
+    teacher, tokenizer = models(config, root)
     student = MODELS["llamagen_student"].from_teacher(teacher, rngs=nnx.Rngs(5))
-    found = made(setting)
+    found = made(config, root)
     assert (found.every, found.keep_best, found.about["samples"]) == (2, "", 10)
-    net = run_models.load_model(config.evaluate.features, "evaluate.features", root)
+    net = run_models.load_model(config.evaluate.features, "evaluate.features.weights", root)
     index, label = np.arange(20, dtype=np.int32), np.arange(20, dtype=np.int32) % 10
     eps = keys.noise(keys.stream(0, "distill.validation"), index, 16, 4)
     exact = jax.jit(lambda teacher, *rest: trajectory.map_noise(
@@ -181,22 +184,24 @@ def test_what_is_measured_against_an_independent_computation(setting):
     assert scalars["tokens_equal"] == pytest.approx(equal)
     assert scalars["fd"] == pytest.approx(fd, rel=1e-4)
     np.testing.assert_array_equal(np.load(root / "distill" / "held_out_20.npy"), ids)
-    everywhere = made(setting, mesh=lambda: sharding.make_mesh(2))
     with jax.set_mesh(sharding.make_mesh(2)):
-        assert everywhere.measure(student)["fd"] == pytest.approx(fd, rel=1e-3)
+        everywhere = made(config, root)
+        assert everywhere.measure(sharding.shard(student, student.layout)) == {
+            "tokens_equal": pytest.approx(equal), "fd": pytest.approx(fd, rel=1e-3)
+        }
 
 
 def test_a_damaged_map_of_the_held_out_noise_is_named(setting, tmp_path):
-    config, _, teacher, tokenizer = setting
+    config, _ = setting
     (tmp_path / "distill").mkdir()
     path = tmp_path / "distill" / "held_out_20.npy"
     for content in (b"", b"no array at all"):
         path.write_bytes(content)
         with pytest.raises(UserError, match=r"held_out_20\.npy is damaged .*move it aside"):
-            made((config, tmp_path, teacher, tokenizer))
+            made(config, tmp_path)
     np.save(path, np.zeros((20, 4), np.uint16))
     with pytest.raises(UserError, match=r"its shape is \(20, 4\), not \(20, 16\)"):
-        made((config, tmp_path, teacher, tokenizer))
+        made(config, tmp_path)
 
 
 @pytest.mark.slow
