@@ -9,9 +9,7 @@ import re
 import matplotlib.image
 import numpy as np
 import pytest
-from absl import flags
 
-from ddjax.ablate import __main__ as command
 from ddjax.ablate import curves, plan, results, study, variants
 from ddjax.config.reading import from_dict, plain
 from ddjax.runtime.errors import UserError
@@ -19,6 +17,7 @@ from ddjax.stages import pairs, running
 from ddjax.stages.registry import STAGES
 from ddjax.storage.pair_store import Store
 from tests import tiny
+from tests.commands import run
 
 METHODS = ("student_1step", "student_2step")
 
@@ -102,25 +101,35 @@ def test_a_wrong_over_is_named(over, message):
         of_over(over)
 
 
-def flagged(*arguments):
-    flags.FLAGS.unparse_flags()
-    flags.FLAGS["over"].value, flags.FLAGS["over"].present = [], 0
-    flags.FLAGS(["ablate", *arguments])
-    return command.of_flags(base())
-
-
 def test_wrong_flags_are_named():
-    with pytest.raises(UserError, match="--over is missing; give one such as"):
-        flagged()
-    with pytest.raises(UserError, match=r"--over=pairs\.count is there twice; give all"):
-        flagged("--over=pairs.count=16,20", "--over=pairs.count=30,40")
-    with pytest.raises(UserError, match="'student_3stepz' is unknown"):
-        flagged("--over=pairs.count=16,20", "--methods=student_3stepz")
+    for overs, methods, message in (
+        ([], METHODS, "--over is missing; give one such as"),
+        (["pairs.count=16,20", "pairs.count=30,40"], METHODS,
+         r"--over=pairs\.count is there twice; give all"),
+        (["pairs.count=16,20"], ["student_3stepz"], "'student_3stepz' is unknown"),
+    ):
+        with pytest.raises(UserError, match=message):
+            variants.of_overs(base(), overs, methods)
     given = dataclasses.replace(
         base(), student=dataclasses.replace(base().student, weights="random")
     )
     with pytest.raises(UserError, match=r"config\.student\.weights: got random, must be none"):
         study.Study(given, of_over("pairs.count=16,20"), 1)
+
+
+@pytest.mark.slow
+def test_the_command_takes_its_flags(tmp_path):
+    """Several keys, semicolons, other keys of the config; a plan alone leaves nothing behind."""
+    code, output = run(
+        tmp_path / "new", "--over=student.steps=0,5;0,3", "--over=pairs.count=16,20", "--seeds=2",
+        "--config.distill.train.steps=7", "--plan", "--device=H100", module="ablate",
+    )
+    assert code == 0, output
+    assert "| student.steps=0,3 |  |  | 2 | 7 | 0 of 2 | 0.0 |" in output
+    assert "| pairs.count=20 |" in output and not (tmp_path / "new").exists()
+    code, output = run(tmp_path / "new", "--over=pairs.count=16", module="ablate")
+    assert code == 1
+    assert output.splitlines()[-1].startswith("error: --over=pairs.count=16: there is one value")
 
 
 def names(stages):
