@@ -41,6 +41,7 @@ def get_config() -> ConfigDict:
             # The perceptual loss trains the vector head, which a split of 16 never reads.
             "perceptual": 0.0,
             "perceptual_net": classifier,
+            "validate_every": 1000,
             "train": {"steps": 9000, "batch": 64, "learning_rate": 2e-3},
         },
         "evaluate": {"samples": 20_000, "batch": 500, "features": classifier,

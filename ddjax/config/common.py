@@ -50,6 +50,8 @@ def published(methods: str, net: dict[str, Any]) -> dict[str, Any]:
         "pairs": {"count": 1_200_000, "per_shard": 12_800, "batch": 128},
         "distill": {
             "perceptual_net": net,
+            "validate_every": 10_000,
+            "validate_samples": 5000,
             "train": {"steps": 300_000, "batch": 256, "learning_rate": 1e-4, "warmup": 1000,
                       "weight_decay": 0.05, "ema": 0.9999, "checkpoint_every": 1000},
         },
