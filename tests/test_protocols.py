@@ -251,6 +251,11 @@ def test_a_feature_net_compares_images(name):
     features, logits = model.features(a), model(a)
     assert features.shape == (BATCH, features.shape[1]) and features.dtype == jnp.float32
     assert (logits.shape, logits.dtype) == ((BATCH, model.num_classes), jnp.float32)
+    measured = model.measure(a)
+    assert all(x is None or (x.dtype == jnp.float32 and len(x) == BATCH) for x in measured)
+    np.testing.assert_array_equal(measured.pooled_BF, features)
+    if model.num_classes:
+        np.testing.assert_array_equal(measured.logits_BK, logits)
     distance = model.distance(a, b)
     assert (distance.shape, distance.dtype) == ((BATCH,), jnp.float32)
     assert (np.abs(distance) > 1e-4).all()

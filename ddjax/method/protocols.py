@@ -6,7 +6,7 @@ tokens of a group, V codes, C width of a code. A condition is a pytree whose lea
 axis B, such as labels [B] int32; only the model that reads it looks inside.
 """
 
-from typing import Any, ClassVar, Protocol, Self, runtime_checkable
+from typing import Any, ClassVar, NamedTuple, Protocol, Self, runtime_checkable
 
 import jax
 from flax import nnx
@@ -202,6 +202,20 @@ class TextEncoder(Network, Protocol):
         """Features [B, T, E], float32, of token ids; `mask_BT` says which are the caption's."""
 
 
+class Features(NamedTuple):
+    """What a net measures of images, float32; B images.
+
+    Attributes:
+      pooled_BF: features that distances between sets of images are computed of.
+      spatial_BS: features that keep positions, for sFID; None where the net has none.
+      logits_BK: of K classes of the net's own, for the Inception score; None where it has none.
+    """
+
+    pooled_BF: jax.Array
+    spatial_BS: jax.Array | None = None
+    logits_BK: jax.Array | None = None
+
+
 @runtime_checkable
 class FeatureNet(Network, Protocol):
     """A net that compares images [B, H, W, channels] in [-1, 1].
@@ -214,6 +228,9 @@ class FeatureNet(Network, Protocol):
 
     def features(self, images: jax.Array) -> jax.Array:
         """Features [B, F], float32, for distances between sets of images."""
+
+    def measure(self, images: jax.Array) -> Features:
+        """All that metrics of sets of images read, in one pass; `features` are its pooled ones."""
 
     def distance(self, a: jax.Array, b: jax.Array) -> jax.Array:
         """Perceptual distance [B], float32, between images one by one; 0 where they are equal."""
