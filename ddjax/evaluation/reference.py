@@ -39,6 +39,7 @@ class Reference:
       features_NF: pooled features for precision and recall, or None.
       teacher: Gaussian of other samples of the teacher, or None.
       neighbours: k of precision and recall.
+      remark: what was done to its images, or "".
     """
 
     network: Network
@@ -49,6 +50,7 @@ class Reference:
     features_NF: np.ndarray | None = None
     teacher: Gaussian | None = None
     neighbours: int = 3
+    remark: str = ""
 
     @property
     def among(self) -> Among:

@@ -71,5 +71,5 @@ def of_images(
     return Reference(
         about.network, about.name, total, statistics.pooled.gaussian,
         None if statistics.spatial is None else statistics.spatial.gaussian,
-        folder.rows("features"), neighbours=about.neighbours,
+        folder.rows("features"), neighbours=about.neighbours, remark=images.remark(),
     )

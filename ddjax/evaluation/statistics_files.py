@@ -6,6 +6,7 @@ what ADM's have but images, and say of what net and how many images they are.
 
 import zipfile
 import zlib
+from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,9 +14,11 @@ import numpy as np
 
 from ddjax.evaluation.frechet import Gaussian
 from ddjax.evaluation.network import Network
-from ddjax.evaluation.statistics import Statistics
+from ddjax.evaluation.reference import Reference
 from ddjax.runtime.errors import UserError
 from ddjax.storage import files
+
+VERSION = metadata.version("ddjax")
 
 
 class StatisticsFile(NamedTuple):
@@ -45,7 +48,7 @@ def read(path: Path) -> StatisticsFile:
     if path.suffix in (".pt", ".pth", ".pkl"):
         raise UserError(
             f"{path} is a file of PyTorch's; make an .npz of it with: python "
-            f"conversion/statistics.py --checkpoint={path.name}"
+            f"conversion/fid_statistics.py --checkpoint={path.name}"
         )
     try:
         with np.load(path, allow_pickle=False) as found:
@@ -115,20 +118,16 @@ def check(path: Path, found: StatisticsFile, network: Network, width: int) -> No
             )
 
 
-def write(path: Path, statistics: Statistics, network: Network, version: str) -> None:
+def write(path: Path, made: Reference) -> None:
     """Write statistics so that ADM's and pytorch-fid's evaluators, and `read`, can read them.
 
     Args:
       path: of the new .npz file.
-      statistics: of the images.
-      network: whose features they are.
-      version: of ddjax.
+      made: of the images.
     """
-    pooled = statistics.pooled.gaussian
-    arrays = {"mu": pooled.mean_F, "sigma": pooled.cov_FF}
-    if statistics.spatial is not None:
-        spatial = statistics.spatial.gaussian
-        arrays |= {"mu_s": spatial.mean_F, "sigma_s": spatial.cov_FF}
-    about = {"count": statistics.total, "ddjax": version, **network._asdict()}
+    arrays = {"mu": made.pooled.mean_F, "sigma": made.pooled.cov_FF}
+    if made.spatial is not None:
+        arrays |= {"mu_s": made.spatial.mean_F, "sigma_s": made.spatial.cov_FF}
+    about = {"count": made.count, "ddjax": VERSION, **made.network._asdict()}
     with files.atomic(path) as temporary, temporary.open("wb") as file:
         np.savez(file, **arrays, **{name: np.array(value) for name, value in about.items()})
