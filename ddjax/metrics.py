@@ -65,7 +65,8 @@ def main(samples: str, reference: str) -> None:
 
 def _measure() -> Measure:
     folder = Path(_INCEPTION.value)
-    digest = run_models.check_weights("--inception", ModelSection("inception", None, None, str(folder)))
+    section = ModelSection("inception", None, weights=str(folder))
+    digest = run_models.check_weights("--inception", section)
     sizes = model_folder.read_sizes(folder)
     net = model_folder.load(folder, sizes=_resizing(sizes, _RESIZE.value))
     kind = next(kind for kind, cls in MODELS.items() if cls is type(net))

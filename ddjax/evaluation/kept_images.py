@@ -71,7 +71,7 @@ def _append(path: Path, seen: int, levels_BHWC: np.ndarray) -> None:
     """Behind the images seen before; what a killed process has left there is written over."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("r+b" if path.exists() else "wb") as file:
-        file.seek(seen * levels_BHWC[0].size)
+        file.seek(seen * int(np.prod(levels_BHWC.shape[1:])))
         file.write(np.ascontiguousarray(levels_BHWC).tobytes())
 
 

@@ -14,6 +14,7 @@ from ddjax.evaluation.network import Network
 from ddjax.evaluation.set_folder import SetFolder
 from ddjax.evaluation.statistics import Observed
 from ddjax.method.protocols import FeatureNet, Features
+from ddjax.method.sampling import check_finite
 from ddjax.runtime import sharding
 from ddjax.runtime.errors import UserError
 
@@ -50,19 +51,29 @@ def _see(net: FeatureNet, images: jax.Array) -> Seen:
     return Seen(levels, features, classes, finite[0] & finite[1])
 
 
-def observed(seen: Seen, first: int, size: int, total: int, **others: Any) -> Observed:
+def observed(
+    seen: Seen, name: str, first: int, size: int, total: int, **others: Any
+) -> Observed:
     """The share of a batch on this process' host, without the rows behind the end of the set.
 
     Args:
       seen: of the batch.
+      name: of what made the images.
       first: number of its first image in the set.
       size: of the batch, over all devices.
       total: images in the set.
       others: further fields of `Observed`, for the rows of this process, on the host.
+
+    Raises:
+      UserError: an image, or what the net makes of it, is not finite.
     """
-    index = first + sharding.local_rows(size)
+    local = sharding.local_rows(size)
+    index = first + local
     here = index < total
-    levels, features, classes, _ = jax.tree.map(sharding.local_to_host, seen)
+    levels, features, classes, finite = jax.tree.map(sharding.local_to_host, seen)
+    good = np.ones(size)
+    good[local] = np.where(finite, 1, np.nan)
+    check_finite(name, good, first)
     fields = {"index_B": index, "levels_BHWC": levels, "features": features, "class_B": classes}
     fields = jax.tree.map(lambda rows: np.asarray(rows)[here], {**fields, **others})
     return Observed(**fields)
@@ -121,7 +132,7 @@ class Measure:
 
         def fetch(first: int, value: Any) -> Observed:
             seen, others = value
-            return observed(seen, first, self.batch, folder.total, **others)
+            return observed(seen, name, first, self.batch, folder.total, **others)
 
         collect(folder, name, batch=self.batch, dispatch=dispatch, fetch=fetch,
                 save_every=self.save_every)

@@ -17,7 +17,7 @@ from ddjax.evaluation.measuring import Measure
 from ddjax.evaluation.set_folder import SetFolder
 from ddjax.evaluation.statistics import Observed
 from ddjax.method import keys, ways
-from ddjax.method.sampling import Models, check_finite, draw_images
+from ddjax.method.sampling import Models, draw_images
 from ddjax.method.ways import Way
 from ddjax.runtime import sharding
 from ddjax.storage import run_models
@@ -117,11 +117,7 @@ class SampleSets:
 
     def _observed(self, way: Way, turn: int | str, first: int, value: Any) -> Observed:
         (seen, ids), batch = value, self.measure.batch
-        local = sharding.local_rows(batch)
-        good = np.ones(batch)
-        good[local] = np.where(sharding.local_to_host(seen.finite_B), 1, np.nan)
-        check_finite(way.name, good, first)
-        rows = self._rows(first + local)
+        rows = self._rows(first + sharding.local_rows(batch))
         ids_BL = sharding.local_to_host(ids)
         exact_BL = None
         if way == EXACT:
@@ -130,7 +126,7 @@ class SampleSets:
             exact_BL = self._exact(turn)[rows]
         number_B = self.numbers[rows]
         return measuring.observed(
-            seen, first, batch, len(self.numbers), number_B=number_B, ids_BL=ids_BL,
+            seen, way.name, first, batch, len(self.numbers), number_B=number_B, ids_BL=ids_BL,
             label_B=number_B if self.has_labels else None, exact_ids_BL=exact_BL,
             scene_B=number_B if self.config.data.name == SHAPES else None,
         )
