@@ -161,7 +161,7 @@ def test_two_processes_are_merged(monkeypatch, tmp_path, whole):
 
 def test_processes_go_on_from_a_save_that_all_have(monkeypatch, tmp_path, whole):
     """The first is killed in its second save, while it waits for the second, which has not it."""
-    two_hosts(monkeypatch, tmp_path, stop_at=(6 * BATCH, 4 * BATCH), waits=(2, 9))
+    two_hosts(monkeypatch, tmp_path, stop_at=(6 * BATCH, 3 * BATCH), waits=(2, 9))
     saves = [sorted(path.glob("state_*")) for path in sorted(tmp_path.glob("host_*_of_2"))]
     assert list(map(len, saves)) == [2, 1]
     assert not folder_of(tmp_path).finished
