@@ -47,7 +47,7 @@ def read(file: Path, averaged: bool | None = None) -> Tensors:
         if averaged:
             raise UserError(f"{file} holds no averaged weights; leave --ema out")
         return _checked(_load_safetensors(file), file)
-    tree = _load(file)
+    tree = load_tree(file)
     places = {None: _AVERAGED + _PLAIN, True: _AVERAGED, False: _PLAIN}[averaged]
     for place in places:
         found = _weights_at(tree, place)
@@ -90,7 +90,12 @@ def _indexed(index: Path) -> list[Path]:
     return [index.parent / name for name in names]
 
 
-def _load(file: Path) -> Any:
+def load_tree(file: Path) -> Any:
+    """Whatever a file of PyTorch's holds, of tensors and plain containers.
+
+    Raises:
+      UserError: as `read`.
+    """
     try:
         zipped = checksums.is_zip(file)
         if zipped and torchscript.is_archive(file):

@@ -205,12 +205,12 @@ def test_a_damaged_map_of_the_held_out_noise_is_named(setting, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_feature_net_is_the_one_that_the_evaluation_trains(finished, tmp_path):
+def test_the_feature_net_is_the_same_whoever_needs_it_first(finished, tmp_path):
     root, _ = finished
     config = from_dict(tiny.get_config().to_dict())
     with jax.set_mesh(sharding.make_mesh(1)):
         feature_net.for_evaluation(config, tmp_path)
-    of_evaluation = json.loads((root / "evaluate/classifier/model/config.json").read_text())
+    of_evaluation = json.loads((root / "feature_net/model/config.json").read_text())
     assert feature_net.digest_for_evaluation(config, tmp_path) == of_evaluation["sha256"]
 
 

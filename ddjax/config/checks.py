@@ -10,6 +10,8 @@ from typing import Any
 from ddjax.config.schema import (
     CLEANERS,
     DATA_SETS,
+    KEPT,
+    LABELS,
     NO_DATA,
     SHAPES,
     Config,
@@ -56,11 +58,7 @@ def check(c: Config) -> None:
         _require_count(f"pairs.{key}", getattr(c.pairs, key))
     batch, count = c.distill.train.batch, c.pairs.count
     _require(batch <= count, "distill.train.batch", batch, f"at most pairs.count {count}")
-    for key in ("batch", "sets", "neighbours"):
-        _require(getattr(c.evaluate, key) >= 1, f"evaluate.{key}", getattr(c.evaluate, key), ">= 1")
-    samples, fewest = c.evaluate.samples, c.evaluate.neighbours + 1
-    _require_count("evaluate.samples", samples)
-    _require(samples >= fewest, "evaluate.samples", samples, f">= {fewest}, neighbours + 1")
+    _check_evaluate(c)
     _require(c.flow.steps >= c.flow.order, "flow.steps", c.flow.steps, ">= flow.order")
     _require(1 <= c.flow.order <= 5, "flow.order", c.flow.order, "in 1..5")
     _require(0 < c.flow.reach < math.inf, "flow.reach", c.flow.reach, "> 0")
@@ -248,6 +246,17 @@ def _check_validation(c: Config) -> None:
         not d.keep_best or d.validate_every > 0, "distill.validate_every", d.validate_every,
         f">= 1 for distill.keep_best {d.keep_best}",
     )
+
+
+def _check_evaluate(c: Config) -> None:
+    for key in ("batch", "sets", "neighbours", "checkpoint_every"):
+        _require(getattr(c.evaluate, key) >= 1, f"evaluate.{key}", getattr(c.evaluate, key), ">= 1")
+    samples, fewest = c.evaluate.samples, c.evaluate.neighbours + 1
+    _require_count("evaluate.samples", samples)
+    _require(samples >= fewest, "evaluate.samples", samples, f">= {fewest}, neighbours + 1")
+    labels, keep = c.evaluate.labels, c.evaluate.keep
+    _require(labels in LABELS, "evaluate.labels", labels, f"one of {', '.join(LABELS)}")
+    _require(keep in KEPT, "evaluate.keep", keep, f"{', '.join(filter(None, KEPT))}, or empty")
 
 
 def _check_methods(c: Config) -> None:

@@ -13,6 +13,8 @@ from ddjax.method.guidance import Guidance
 from ddjax.method.sampling import Settings
 
 NO_DATA = "none"
+LABELS = ("in_turn", "random")
+KEPT = ("", "npz", "png")
 SHAPES = "shapes"
 DATA_SETS = ("digits", "fashion_mnist", SHAPES, NO_DATA)
 CLEANERS = ("llamagen", "lower", "none")
@@ -208,6 +210,11 @@ class EvaluateSection:
       methods: rows, by name (`ddjax.method.ways`).
       neighbours: k of precision and recall.
       features: the net whose features are compared; not the one of the perceptual loss.
+      reference: what samples are compared with: a folder of images, or an .npz file of images or
+        of statistics, ADM's, pytorch-fid's or ours; "" for the run's own data.
+      labels: conditions of the samples: in_turn, as many of each as there can be, or random.
+      keep: whether samples are kept too: npz (ADM's), png, or "" for not.
+      checkpoint_every: batches between saves of a set that is being drawn.
     """
 
     samples: int
@@ -216,6 +223,10 @@ class EvaluateSection:
     features: ModelSection
     sets: int = 3
     neighbours: int = 3
+    reference: str = ""
+    labels: str = "in_turn"
+    keep: str = ""
+    checkpoint_every: int = 20
 
 
 @dataclasses.dataclass(frozen=True)

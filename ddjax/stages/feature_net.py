@@ -74,8 +74,6 @@ def load(
 def for_evaluation(config: Config, root: Path) -> nnx.Module:
     """The net in whose features samples are compared, trained when it is first needed.
 
-    It is the very net that `load` trains for the evaluation, in a folder of its own.
-
     Args:
       config: of the run.
       root: the workdir.

@@ -16,7 +16,8 @@ from flax import nnx
 
 from ddjax.config.schema import Config
 from ddjax.data.conditions import Conditions
-from ddjax.evaluation.frechet import frechet_distance
+from ddjax.evaluation.frechet import Gaussian, frechet_distance
+from ddjax.evaluation.moments import Moments
 from ddjax.method import keys
 from ddjax.method.sampling import check_finite, student_sample
 from ddjax.runtime import progress, sharding
@@ -92,7 +93,7 @@ class HeldOut:
         else:
             ids_NL = self._read()
         self._ids, other = np.split(ids_NL, 2)
-        self._teacher_features = self._features_of(other)
+        self._teacher = _gaussian(self._features_of(other))
 
     def measure(self, student: nnx.Module) -> dict[str, float]:
         """`tokens_equal` and `fd` of a student.
@@ -111,7 +112,7 @@ class HeldOut:
         check_finite("student_1step, held-out noise", features, 0)
         return {
             "tokens_equal": float(np.mean(ids == self._ids)),
-            "fd": frechet_distance(features, self._teacher_features),
+            "fd": frechet_distance(_gaussian(features), self._teacher),
         }
 
     def _inputs(self, start: int, batch: int) -> tuple[jax.Array, Any]:
@@ -154,6 +155,12 @@ class HeldOut:
             ids = sharding.shard_batch(ids_NL[rows].astype(np.int32), batch)
             made.append(_decoded_features(self._tokenizer, self._net, ids))
         return _whole(made, len(ids_NL))
+
+
+def _gaussian(features_NF: np.ndarray) -> Gaussian:
+    moments = Moments(features_NF.shape[1])
+    moments.add(features_NF)
+    return moments.gaussian
 
 
 def _whole(parts: list[jax.Array], count: int) -> np.ndarray:

@@ -15,6 +15,7 @@ import jax
 from ddjax.config import reading
 from ddjax.config.schema import Config
 from ddjax.data import caption_sets
+from ddjax.evaluation import image_sets
 from ddjax.runtime import hosts, sharding
 from ddjax.stages import registry
 from ddjax.stages.registry import STAGES, Stage
@@ -23,6 +24,8 @@ from ddjax.storage.workdir import Folder
 
 # Keys that change how a stage runs but not what comes out.
 _NEUTRAL = ("log_every", "checkpoint_every", "keep", "directory")
+# A key of such a name that does.
+_DECIDES = "evaluate.keep"
 
 
 def settings(
@@ -30,7 +33,8 @@ def settings(
 ) -> dict[str, Any]:
     """The keys and values that decide what a stage makes, flat: {"teacher.model.width": 96}.
 
-    A model folder stands there by its digest: it may move, but not change. So do captions.
+    A model folder stands there by its digest: it may move, but not change. So do captions, and what
+    samples are compared with.
 
     Args:
       config: of the run.
@@ -62,6 +66,9 @@ def settings(
         section = config.student_model if where == "student" else operator.attrgetter(where)(config)
         if flat.pop(key):
             flat[key] = weights(f"config.{key}", section)
+    if flat.get("evaluate.reference"):
+        path = Path(flat["evaluate.reference"])
+        flat["evaluate.reference"] = image_sets.digest(path, "config.evaluate.reference")
     flat = {key: value for key, value in flat.items() if not key.startswith("data.captions")}
     if config.has_captions:
         flat |= captions(config, weights)
@@ -110,8 +117,9 @@ def _flatten(tree: Any, where: str) -> Iterator[tuple[str, Any]]:
         yield where, tree
         return
     for key, value in tree.items():
-        if key not in _NEUTRAL:
-            yield from _flatten(value, f"{where}.{key}")
+        path = f"{where}.{key}"
+        if key not in _NEUTRAL or path == _DECIDES:
+            yield from _flatten(value, path)
 
 
 def folder(config: Config, root: Path, stage: Stage) -> Folder:

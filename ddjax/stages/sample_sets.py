@@ -1,0 +1,155 @@
+"""Sets of samples: drawn by the ways of sampling, measured while they are drawn."""
+
+import functools
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from ddjax.config.schema import SHAPES, Config
+from ddjax.evaluation import kept_images, measuring
+from ddjax.evaluation.collecting import Dispatched, collect
+from ddjax.evaluation.making import Keep
+from ddjax.evaluation.measuring import Measure
+from ddjax.evaluation.set_folder import SetFolder
+from ddjax.evaluation.statistics import Observed
+from ddjax.method import keys, ways
+from ddjax.method.sampling import Models, draw_images
+from ddjax.method.ways import Way
+from ddjax.runtime import sharding
+from ddjax.stages import caption_features
+from ddjax.storage import run_models
+
+TEACHER, EXACT = ways.TeacherAR(), ways.TeacherFlow()
+REFERENCE = "reference"
+
+_noise = jax.jit(keys.noise, static_argnums=(2, 3))
+
+
+class SampleSets:
+    """Draws sets of samples into folders; all ways share conditions, and noise set by set.
+
+    Args:
+      config: of the run.
+      directory: of the stage, in the workdir.
+      measure: the net that sees the samples.
+      methods: that will be drawn.
+      keeps_feature: which images' features precision and recall need.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        directory: Path,
+        measure: Measure,
+        methods: list[Way],
+        keeps_feature: Callable[[np.ndarray], np.ndarray],
+    ) -> None:
+        self.config, self.directory, self.measure = config, directory, measure
+        self.methods, self._keeps_feature = methods, keeps_feature
+        self.conditions = caption_features.conditions(config)
+        reads = {part for way in (TEACHER, *methods) for part in way.reads}
+        self.models = Models(**{
+            part: run_models.part(config, directory.parent, self.conditions, part)
+            for part in ("tokenizer", *sorted(reads))
+        })
+        self.numbers = self._numbers()
+
+    def _numbers(self) -> np.ndarray:
+        """The numbers [N] of the conditions of a set: all in turn, or drawn at random."""
+        total, count = self.config.evaluate.samples, self.conditions.count
+        if self.config.evaluate.labels == "random":
+            rng = np.random.default_rng(self.config.seed)
+            return rng.integers(count, size=total).astype(np.int32)
+        return self.conditions.number(np.arange(total))
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether the net tells apart the classes that are asked for."""
+        return self.measure.net.num_classes > 0 and self.conditions.key == "labels"
+
+    def folder(self, way: Way, turn: int | str) -> SetFolder:
+        """The folder of a set: of its number, or of `REFERENCE`."""
+        name = turn if turn == REFERENCE else f"set_{turn}"
+        directory, kind = self.directory / way.name / name, self.config.evaluate.keep
+        writer = kept_images.writer(directory, "" if turn == REFERENCE else kind)
+        keep = Keep(self._keeps_feature, ids=way == EXACT, write=writer)
+        return SetFolder(directory, self.config.evaluate.samples, keep)
+
+    def make_all(self) -> None:
+        """Draw all sets that are not there, and a further one of the teacher's."""
+        self._make(TEACHER, REFERENCE)
+        # The exact map first: the others' tokens are compared with its.
+        for way in sorted(self.methods, key=lambda way: way != EXACT):
+            for i in range(self.config.evaluate.sets):
+                self._make(way, i)
+                kept_images.finish(self.folder(way, i), self.config.evaluate.keep)
+
+    def _make(self, way: Way, turn: int | str) -> None:
+        noise_key, draw_key = (
+            keys.stream(self.config.seed, f"evaluate.{name}.{what}")
+            for what in ("noise", "draw")
+            for name in [turn if turn == REFERENCE else f"set {turn}"]
+        )
+        batch = self.measure.batch
+
+        def dispatch(first: int, timed: bool) -> Dispatched:
+            inputs = self._inputs(noise_key, first)
+            begin = time.perf_counter() if timed and jax.block_until_ready(inputs) else 0.0
+            drawn = draw_images(
+                self.models, draw_key, *inputs, way=way, settings=self.config.sampling
+            )
+            seconds = None
+            if timed:
+                jax.block_until_ready(drawn)
+                seconds = time.perf_counter() - begin
+            return Dispatched((measuring.see(self.measure.net, drawn.images), drawn.ids), seconds)
+
+        def fetch(first: int, value: Any) -> Observed:
+            return self._observed(way, turn, first, value)
+
+        collect(
+            self.folder(way, turn), f"evaluate {way.name}", batch=batch, dispatch=dispatch,
+            fetch=fetch, save_every=self.measure.save_every,
+        )
+
+    def _observed(self, way: Way, turn: int | str, first: int, value: Any) -> Observed:
+        (seen, ids), batch = value, self.measure.batch
+        rows = self._rows(first + sharding.local_rows(batch))
+        ids_BL = sharding.local_to_host(ids)
+        exact_BL = None
+        if way == EXACT:
+            exact_BL = ids_BL
+        elif EXACT in self.methods and turn != REFERENCE:
+            exact_BL = self._exact(turn)[rows]
+        number_B = self.numbers[rows]
+        return measuring.observed(
+            seen, way.name, first, batch, len(self.numbers), number_B=number_B, ids_BL=ids_BL,
+            label_B=number_B if self.has_labels else None, exact_ids_BL=exact_BL,
+            scene_B=number_B if self.config.data.name == SHAPES else None,
+        )
+
+    @functools.lru_cache(maxsize=1)  # noqa: B019
+    def _exact(self, turn: int) -> np.ndarray:
+        """The ids [N, L] of the exact map in a set."""
+        return self.folder(EXACT, turn).rows("ids")
+
+    def _rows(self, rows: np.ndarray) -> np.ndarray:
+        """The last one again behind the end of the set."""
+        return np.minimum(rows, len(self.numbers) - 1)
+
+    def _inputs(self, noise_key: jax.Array, first: int) -> tuple:
+        """What `draw_images` takes behind models and key: noise, condition, bucket, ..."""
+        rows = (first + sharding.local_rows(self.measure.batch)).astype(np.int32)
+        number = self.numbers[self._rows(rows)]
+        index, condition, bucket, prefix = sharding.shard_batch(
+            (rows, self.conditions.take(number), self.conditions.bucket(number),
+             np.zeros((len(rows), 0), np.int32)),
+            self.measure.batch,
+        )
+        code_dim = self.models.tokenizer.codebook.shape[1]
+        noise = _noise(noise_key, index, self.config.groups.length, code_dim)
+        return noise, self.conditions.encode(condition), bucket, index, prefix
