@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 
 from ddjax.config.reading import from_dict
-from ddjax.evaluation.frechet import frechet_distance
+from ddjax.evaluation.frechet import Gaussian, frechet_distance
 from ddjax.method import keys, trajectory
 from ddjax.method.guidance import Guided
 from ddjax.method.sampling import student_sample
@@ -177,7 +177,10 @@ def test_what_is_measured_against_an_independent_computation(setting):
         student, tokenizer.codebook, eps[:10], label[:10]
     )
     teachers = net.features(tokenizer.decode(tokenizer.codebook[ids[10:]]))
-    fd = frechet_distance(net.features(tokenizer.decode(drawn.x_BLC)), teachers)
+    fd = frechet_distance(*(
+        Gaussian(np.mean(rows, 0), np.cov(np.float64(rows), rowvar=False))
+        for rows in (net.features(tokenizer.decode(drawn.x_BLC)), teachers)
+    ))
     equal = np.mean(np.asarray(drawn.ids_BL) == ids[:10])
     assert 0 < equal < 1 and fd > 0
     scalars = found.measure(student)
