@@ -10,9 +10,12 @@ from typing import Any
 from ddjax.config.schema import (
     CLEANERS,
     DATA_SETS,
+    FOLDER,
     NO_DATA,
     SHAPES,
+    TFDS,
     Config,
+    DataSection,
     ModelSection,
     TrainSection,
 )
@@ -105,9 +108,7 @@ def _check_train(where: str, train: TrainSection) -> None:
 
 def _check_models(c: Config) -> None:
     tokenizer, teacher = c.tokenizer.model, c.teacher.model
-    _require(c.data.name in DATA_SETS, "data.name", c.data.name, f"one of {', '.join(DATA_SETS)}")
-    for key in ("copies", "image_size"):
-        _require(getattr(c.data, key) >= 1, f"data.{key}", getattr(c.data, key), ">= 1")
+    _check_data(c.data)
     _check_conditions(c)
     _check_text(c)
     vocab = tokenizer.vocab_size
@@ -135,9 +136,28 @@ def _check_models(c: Config) -> None:
             ours in (None, theirs), f"{where}.model.image_size", ours,
             f"{theirs}, as data.image_size",
         )
-        channels = {NO_DATA: tokenizer.image_channels, SHAPES: 3}.get(c.data.name, 1)
+        channels = c.data.image_channels or {
+            NO_DATA: tokenizer.image_channels, SHAPES: 3
+        }.get(c.data.name, 1)
         ours = getattr(part.model, "image_channels", channels)
         _require(ours == channels, f"{where}.model.image_channels", ours, f"{channels}, the data's")
+
+
+def _check_data(data: DataSection) -> None:
+    known = f"one of {', '.join(DATA_SETS)}, or {TFDS}NAME"
+    ok = data.name in DATA_SETS or (data.name.startswith(TFDS) and data.name != TFDS)
+    _require(ok, "data.name", data.name, known)
+    for key in ("copies", "image_size"):
+        _require(getattr(data, key) >= 1, f"data.{key}", getattr(data, key), ">= 1")
+    channels, where = data.image_channels, "data.image_channels"
+    if data.is_prepared:
+        _require(channels in (1, 3), where, channels, f"1 or 3, for {data.name}")
+        _require(data.copies == 1, "data.copies", data.copies, f"1, for {data.name}")
+    else:
+        _require(channels == 0, where, channels, f"0, the channels that {data.name} has")
+    ok = data.name != FOLDER or bool(data.directory)
+    _require(ok, "data.directory", "none", "the folder of your images")
+    _require(0 <= data.skip_at_most < 1, "data.skip_at_most", data.skip_at_most, "in [0, 1)")
 
 
 def _listed(numbers: tuple[int, ...]) -> str:

@@ -14,7 +14,9 @@ from ddjax.method.sampling import Settings
 
 NO_DATA = "none"
 SHAPES = "shapes"
-DATA_SETS = ("digits", "fashion_mnist", SHAPES, NO_DATA)
+FOLDER = "folder"
+DATA_SETS = ("digits", "fashion_mnist", SHAPES, FOLDER, NO_DATA)
+TFDS = "tfds:"  # and the name of one of its sets
 CLEANERS = ("llamagen", "lower", "none")
 
 
@@ -23,11 +25,16 @@ class DataSection:
     """Images, and what they are conditioned on.
 
     Attributes:
-      name: digits, fashion_mnist, shapes (which has captions), or none: distilling needs no
-        images.
+      name: digits, fashion_mnist, shapes (which has captions); folder, one's own images;
+        tfds:NAME, a set of TensorFlow Datasets, with @SPLIT behind it where that is not train; or
+        none: distilling needs no images.
       image_size: pixels a side; images of another size are resized.
-      num_classes: number of labels; 0 with captions.
-      directory: of Fashion-MNIST's IDX files; "": downloaded with TFDS.
+      num_classes: number of labels; 0 with captions, 1 for images without classes.
+      directory: of one's own images; of Fashion-MNIST's IDX files, or "" to download them with
+        TFDS; TFDS' own folder, or "" for where it usually is.
+      image_channels: 1 or 3, for folder and tfds; other sets have theirs.
+      skip_at_most: the largest share of images that may be left out because they cannot be read.
+      cache: folder where images are kept as they are prepared; "" for ~/.cache/ddjax/images.
       copies: of each image, all but the first slightly turned, scaled and moved; they count as
         data. For sets so small that a teacher memorises them within a minute.
       captions: file of captions: their features (.npz, `ddjax.data.conditions.read_features`), or
@@ -41,11 +48,19 @@ class DataSection:
     image_size: int
     num_classes: int
     directory: str = ""
+    image_channels: int = 0
+    skip_at_most: float = 0.01
+    cache: str = ""
     copies: int = 1
     captions: str = ""
     captions_field: str = ""
     captions_seed: int = -1
     captions_distinct: bool = False
+
+    @property
+    def is_prepared(self) -> bool:
+        """Whether images are of any size and kind, and cropped and resized to be read."""
+        return self.name == FOLDER or self.name.startswith(TFDS)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,7 +18,7 @@ from ddjax.storage import files, run_models
 from ddjax.storage.workdir import Folder
 
 # Keys that change how a stage runs but not what comes out.
-_NEUTRAL = ("log_every", "checkpoint_every", "keep", "directory")
+_NEUTRAL = ("log_every", "checkpoint_every", "keep", "directory", "cache", "skip_at_most")
 
 
 def settings(config: Config, stage: Stage) -> dict[str, Any]:
@@ -51,6 +51,8 @@ def settings(config: Config, stage: Stage) -> dict[str, Any]:
     flat = {key: value for key, value in flat.items() if not key.startswith("data.captions")}
     if config.has_captions:
         flat |= _captions(config)
+    if not config.data.is_prepared:
+        flat.pop("data.image_channels", None)
     return json.loads(json.dumps(flat))
 
 
