@@ -69,6 +69,7 @@ def check(c: Config) -> None:
     for where, weight in (
         ("tokenizer.commitment", c.tokenizer.commitment),
         ("tokenizer.entropy", c.tokenizer.entropy),
+        ("tokenizer.perceptual", c.tokenizer.perceptual),
         ("distill.cross_entropy", c.distill.cross_entropy),
         ("distill.perceptual", c.distill.perceptual),
     ):
@@ -76,12 +77,15 @@ def check(c: Config) -> None:
 
 
 def _models(c: Config) -> dict[str, ModelSection]:
-    return {
+    models = {
         "tokenizer": c.tokenizer,
         "teacher": c.teacher,
         "distill.perceptual_net": c.distill.perceptual_net,
         "evaluate.features": c.evaluate.features,
     }
+    if c.tokenizer.perceptual_net is not None:
+        models["tokenizer.perceptual_net"] = c.tokenizer.perceptual_net
+    return models
 
 
 def _trainings(c: Config) -> dict[str, TrainSection]:
@@ -111,6 +115,10 @@ def _check_models(c: Config) -> None:
     _check_data(c.data)
     _check_conditions(c)
     _check_text(c)
+    ok = not c.tokenizer.perceptual or c.tokenizer.perceptual_net is not None
+    _require(ok, "tokenizer.perceptual_net", "none", "a feature net for tokenizer.perceptual > 0")
+    every = c.tokenizer.revive_every
+    _require(every >= 0, "tokenizer.revive_every", every, ">= 0 (0: never)")
     vocab = tokenizer.vocab_size
     _require(1 <= vocab <= 2**16, "tokenizer.model.vocab_size", vocab, "in 1..65536: 16-bit ids")
     for key in ("vocab_size", "code_dim"):
@@ -126,7 +134,7 @@ def _check_models(c: Config) -> None:
             part.train is not None or bool(part.weights), f"{where}.weights", "none",
             f"a model folder, or {where}.train must say how it is trained here",
         )
-        unused = where == "distill.perceptual_net" and not c.distill.perceptual
+        unused = where in _unread(c)
         _require(
             c.data.name != NO_DATA or bool(part.weights) or unused, f"{where}.weights", "none",
             "a model folder: with data.name none there are no images to train it on",
@@ -141,6 +149,12 @@ def _check_models(c: Config) -> None:
         }.get(c.data.name, 1)
         ours = getattr(part.model, "image_channels", channels)
         _require(ours == channels, f"{where}.model.image_channels", ours, f"{channels}, the data's")
+
+
+def _unread(c: Config) -> set[str]:
+    """Nets of losses whose weight is 0."""
+    sections = {"tokenizer": c.tokenizer, "distill": c.distill}
+    return {f"{name}.perceptual_net" for name, part in sections.items() if not part.perceptual}
 
 
 def _check_data(data: DataSection) -> None:

@@ -118,11 +118,21 @@ class TokenizerSection(ModelSection):
 
     Attributes:
       commitment: squared distance of features and codes, as seen by the encoder.
-      entropy: keeps the codebook in use (entropy of a feature less that of the batch).
+      entropy: keeps the codebook in use (entropy of a feature less that of the batch); for
+        codebooks whose codes have norm 1.
+      perceptual: distance of the images in a feature net.
+      perceptual_net: that net; needed where `perceptual` is above 0.
+      revive_every: steps between looks for codes that no feature of the batch is nearest to, which
+        then take the places of features that are far from all codes; 0 for never.
+      hold_out: whether the images that are kept from the teacher's training are kept from this one.
     """
 
     commitment: float = 0.25
     entropy: float = 0.05
+    perceptual: float = 0.0
+    perceptual_net: ModelSection | None = None
+    revive_every: int = 0
+    hold_out: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

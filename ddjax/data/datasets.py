@@ -11,7 +11,7 @@ import scipy.ndimage
 from ddjax.config.schema import FOLDER, SHAPES, TFDS, DataSection
 from ddjax.data import prepared, shapes
 from ddjax.data.image_folder import ImageFolder
-from ddjax.data.sources import HELD_OUT, Images
+from ddjax.data.sources import HELD_OUT, Images, whole
 from ddjax.data.tfds_images import TfdsImages
 from ddjax.runtime.errors import UserError
 
@@ -34,8 +34,7 @@ def source(config: DataSection) -> Images:
 
 def load(config: DataSection) -> dict[str, np.ndarray]:
     """All examples of `source` at once."""
-    images = source(config)
-    return images.take(np.arange(len(images)))
+    return whole(source(config))
 
 
 def _small(config: DataSection) -> dict[str, np.ndarray]:

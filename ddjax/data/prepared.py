@@ -103,11 +103,11 @@ def check_classes(name: str, classes: Sequence[str], labels: Sequence[int]) -> N
     """
     counts = np.bincount(np.asarray(labels, np.int32), minlength=len(classes))
     if counts.min() < FEWEST:
-        few = classes[counts.argmin()]
+        few, has = classes[counts.argmin()], ("no image", "one image")[counts.min()]
         whose = f"class {few} of {name}" if few else name
         raise UserError(
-            f"{whose} has {counts.min()} image{'s' * (counts.min() != 1)} that can be read; "
-            f"{FEWEST} are the fewest, one to learn from and one to hold out"
+            f"{whose} has {has} that can be read; {FEWEST} are the fewest, one to learn from and "
+            "one to hold out"
         )
 
 

@@ -34,10 +34,10 @@ class Arrays:
 
 
 class Subset:
-    """Those examples of a source that a mask, bool [N], is true for; in their order."""
+    """Examples of a source, by their rows there, [n]."""
 
-    def __init__(self, source: Source, mask_N: np.ndarray) -> None:
-        self._source, self._rows = source, np.flatnonzero(mask_N)
+    def __init__(self, source: Source, rows: np.ndarray) -> None:
+        self._source, self._rows = source, rows
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -45,6 +45,17 @@ class Subset:
     def take(self, rows: np.ndarray) -> dict[str, np.ndarray]:
         """See `Source`."""
         return self._source.take(self._rows[rows])
+
+
+def whole(source: Source) -> dict[str, np.ndarray]:
+    """All examples at once."""
+    return source.take(np.arange(len(source)))
+
+
+def some_of(source: Source, most: int) -> Subset:
+    """At most so many examples of a source, spread over it from the first to the last."""
+    rows = np.linspace(0, len(source) - 1, min(most, len(source)))
+    return Subset(source, rows.astype(int))
 
 
 class Images:
@@ -102,4 +113,9 @@ class Images:
     @property
     def seen(self) -> Subset:
         """Those that training may read."""
-        return Subset(self, ~self.held_out)
+        return Subset(self, np.flatnonzero(~self.held_out))
+
+    @property
+    def unseen(self) -> Subset:
+        """Those that are held out."""
+        return Subset(self, np.flatnonzero(self.held_out))

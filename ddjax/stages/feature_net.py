@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from ddjax.config.schema import Config, ModelSection
-from ddjax.data import datasets
 from ddjax.models import MODELS
+from ddjax.stages import images
 from ddjax.storage import run_models
 from ddjax.training import loop
 
@@ -29,8 +29,8 @@ def loss(
       The loss, a scalar, and other scalars by name.
     """
     del frozen
-    images = batch["image"] + 0.1 * jax.random.normal(key, batch["image"].shape)
-    log_p = jax.nn.log_softmax(model(images))
+    noisy = batch["image"] + 0.1 * jax.random.normal(key, batch["image"].shape)
+    log_p = jax.nn.log_softmax(model(noisy))
     nll = -jnp.take_along_axis(log_p, batch["label"][:, None], axis=-1)
     accuracy = jnp.mean(log_p.argmax(-1) == batch["label"])
     return jnp.mean(nll), {"accuracy": accuracy}
@@ -44,7 +44,7 @@ def load(
     Args:
       name: on the progress bar; part of the seed.
       where: the key of the section.
-      directory: of the training.
+      directory: of the training, in that of a stage.
       section: of the config.
       config: whose images it is trained on.
     """
@@ -58,7 +58,7 @@ def load(
         init=lambda rngs: cls(section.model, rngs=rngs),
         loss=loss,
         frozen=None,
-        source=datasets.source(config.data),
+        source=images.opened(config, directory.parent.parent),
         seed=config.seed,
         config=section.train,
         restore=config.restore,

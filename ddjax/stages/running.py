@@ -30,8 +30,13 @@ def settings(config: Config, stage: Stage) -> dict[str, Any]:
       UserError: a model folder or the file of captions is missing.
     """
     tree = dataclasses.asdict(config)
-    if not config.distill.perceptual:
-        del tree["distill"]["perceptual_net"]
+    for section in ("tokenizer", "distill"):
+        if not tree[section]["perceptual"]:
+            del tree[section]["perceptual_net"]
+    # Folders of earlier versions do not have these.
+    for key in ("perceptual", "revive_every", "hold_out"):
+        if not tree["tokenizer"][key]:
+            del tree["tokenizer"][key]
     flat = {"seed": config.seed}
     todo = [stage]
     for one in todo:
