@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ddjax.config.schema import DataSection
 from ddjax.data import datasets, prepared
 from ddjax.runtime.errors import UserError
 from tests.pictures_folder import folder, picture, section
@@ -158,10 +157,3 @@ def test_a_file_changed_within_is_noticed_by_its_time(tmp_path):
     os.utime(root / "1.png", ns=(1, (root / "1.png").stat().st_mtime_ns + 1))
     assert datasets.ImageFolder(section(tmp_path, 1)).digest != before
     assert (root / "1.png").read_bytes() == content
-
-
-@pytest.mark.parametrize("name", ["tfds:there_is_no_such_set", "tfds:a b"])
-def test_a_set_that_tfds_does_not_know_is_named(tmp_path, name):
-    with pytest.raises(UserError, match=rf"config.data.name: {name} .*tfds:cifar10") as error:
-        datasets.source(DataSection(name, 8, 2, str(tmp_path), 3))
-    assert "\n" not in str(error.value)
