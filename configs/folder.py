@@ -22,8 +22,7 @@ def get_config(argument: str = "1") -> ConfigDict:
     Raises:
       UserError: the argument is neither a number nor two.
     """
-    classes, _, size = argument.partition(",")
-    size = size or "32"
+    classes, _, size = (argument if "," in argument else f"{argument},32").partition(",")
     if not classes.isdecimal() or size not in SIZES:
         raise UserError(
             f"configs/folder.py:{argument}: must be CLASSES or CLASSES,SIZE, such as 9 or 9,64; "

@@ -184,13 +184,20 @@ def test_a_folder_of_no_classes_or_another_size_is_refused(argument):
         ("data.name", "tfds:", "got tfds:, must be one of .*folder.*tfds:NAME"),
         ("data.image_channels", 3, "got 3, must be 0, the channels that digits has"),
         ("data.skip_at_most", 1.0, r"got 1\.0, must be in \[0, 1\)"),
-        ("tokenizer.perceptual", 0.1, r"perceptual_net: got none, must be a feature net"),
+        ("tokenizer.perceptual", -0.1, r"got -0\.1, must be >= 0"),
         ("tokenizer.revive_every", -1, "got -1, must be >= 0"),
     ],
 )
 def test_data_and_tokenizer_that_cannot_be_are_refused(key, value, message):
     with pytest.raises(UserError, match=message):
         from_dict(changed(key, value))
+
+
+def test_a_perceptual_loss_needs_a_net():
+    tree = changed("tokenizer.perceptual", 0.1)
+    tree["tokenizer"]["perceptual_net"] = None
+    with pytest.raises(UserError, match=r"perceptual_net: got none, must be a feature net"):
+        from_dict(tree)
 
 
 def test_images_of_ones_own_need_channels_and_have_no_copies():

@@ -40,6 +40,7 @@ def get_config(tokenizer="patch_tokenizer"):
         "tokenizer": {
             "kind": tokenizer,
             "model": TOKENIZERS[tokenizer],
+            "perceptual_net": classifier,
             "train": train,
         },
         "teacher": {

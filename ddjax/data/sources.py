@@ -107,7 +107,8 @@ class Images:
         """See `Source`."""
         pixels = np.asarray(self._pixels[rows])
         if pixels.dtype == np.uint8:
-            pixels = pixels * np.float32(2 / 255) - np.float32(1)
+            pixels = pixels * np.float32(2 / 255)
+            pixels -= 1  # in place: twice as fast
         return {"image": pixels, **{name: array[rows] for name, array in self.known.items()}}
 
     @property
