@@ -98,6 +98,15 @@ def test_a_preparation_that_fails_leaves_nothing(tmp_path):
     assert [path.suffix for path in (tmp_path / "cache").iterdir()] == [".lock"]
 
 
+def test_what_a_killed_preparation_left_is_removed(tmp_path):
+    folder(tmp_path / "images", {"": 4})
+    datasets.source(section(tmp_path, 1))
+    made = next((tmp_path / "cache").glob("*/pixels")).parent
+    left = made.rename(made.with_name(f"{made.name}.abc.tmp"))
+    datasets.source(section(tmp_path, 1))
+    assert made.exists() and not left.exists()
+
+
 def test_unreadable_files_are_left_out_up_to_a_share(tmp_path):
     root = folder(tmp_path / "images", {"": 10})
     whole = (root / "4.png").read_bytes()

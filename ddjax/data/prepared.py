@@ -13,6 +13,7 @@ import json
 import os
 import shutil
 import tempfile
+import warnings
 import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -120,13 +121,26 @@ def load(raw: RawImages, config: DataSection) -> Images:
     listing = f"{raw.digest} {config.image_size} {config.image_channels} {METHOD}"
     root = Path(config.cache or _default_cache())
     folder = root / hashlib.sha256(listing.encode()).hexdigest()[:32]
-    root.mkdir(parents=True, exist_ok=True)
-    with folder.with_suffix(".lock").open("a") as file:
-        with contextlib.suppress(OSError):  # a file system without locks
-            fcntl.flock(file, fcntl.LOCK_EX)  # waits while another process prepares the same
+    with _alone(folder) as alone:
         if not folder.exists():
+            if alone:  # what is left was left by a process that was killed
+                for left in root.glob(f"{folder.name}.*.tmp"):
+                    shutil.rmtree(left, ignore_errors=True)
             _prepare(raw, config, folder)
     return _open(raw, config, folder)
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[bool]:
+    """Wait while another process prepares a folder; False where the file system has no locks."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with folder.with_suffix(".lock").open("a") as file:
+        alone = True
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError:
+            alone = False
+        yield alone
 
 
 def _default_cache() -> str:
@@ -136,14 +150,16 @@ def _default_cache() -> str:
 
 def _prepare(raw: RawImages, config: DataSection, folder: Path) -> None:
     """Make the folder: `pixels`, one image behind the other, and `about.json`."""
-    for left in folder.parent.glob(f"{folder.name}.*.tmp"):  # by a process that was killed
-        shutil.rmtree(left, ignore_errors=True)
     work = Path(tempfile.mkdtemp(".tmp", f"{folder.name}.", folder.parent))
     try:
         about = _write_pixels(raw, config, work / "pixels")
         check_classes(raw.name, raw.classes, about["labels"])
         (work / "about.json").write_text(json.dumps(about))
-        work.rename(folder)
+        try:
+            work.rename(folder)
+        except OSError:
+            if not folder.exists():  # else another process was as quick
+                raise
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
@@ -153,7 +169,11 @@ def _write_pixels(raw: RawImages, config: DataSection, path: Path) -> dict[str, 
     count, content = len(raw.names), hashlib.sha256()
     labels, found = [], {"skipped": [], "grey": [], "small": []}
     one = functools.partial(_read_one, raw, config)
-    with path.open("wb") as file, ThreadPoolExecutor(os.cpu_count()) as pool:
+    with (
+        path.open("wb") as file, ThreadPoolExecutor(os.cpu_count()) as pool,
+        # Filters are the process': what `image_files.read` sets for its thread, others reset.
+        warnings.catch_warnings(action="error", category=Image.DecompressionBombWarning),
+    ):
         for start in progress.bar(range(0, count, CHUNK), "images", -(-count // CHUNK)):
             numbers = range(start, min(start + CHUNK, count))
             for number, image in zip(numbers, pool.map(one, numbers), strict=True):
