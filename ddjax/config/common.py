@@ -107,7 +107,7 @@ def colour(image_size: int, classes: int, scale: int = 1) -> dict[str, Any]:
             **VQ_TRAINING,
             "perceptual": 0.1,
             "perceptual_net": net,
-            "train": {"steps": 5000 * scale, "batch": 32, "learning_rate": 1e-3},
+            "train": {"steps": 3000 * scale, "batch": 32, "learning_rate": 1e-3},
         },
         "teacher": {
             "kind": "llamagen",
@@ -121,7 +121,7 @@ def colour(image_size: int, classes: int, scale: int = 1) -> dict[str, Any]:
         "distill": {
             "perceptual": 0.0,
             "perceptual_net": net,
-            "train": {"steps": 6000 * scale, "batch": 32, "learning_rate": 1e-3},
+            "train": {"steps": 5000 * scale, "batch": 32, "learning_rate": 1e-3},
         },
         "evaluate": {
             "samples": 4000, "batch": 250, "features": net,
