@@ -256,6 +256,30 @@ def test_a_tokenizer_there_and_back(name):
     assert (back.shape, back.dtype) == (images.shape, jnp.float32)
 
 
+@pytest.mark.parametrize("name", TOKENIZERS)
+def test_a_tokenizer_in_training(name):
+    """The same ids and image as in use, a gradient for every part, and other codes at will."""
+    model = lively(*TOKENIZERS[name])
+    images = jax.random.uniform(jax.random.key(0), (BATCH, 12, 12, 3), minval=-1, maxval=1)
+
+    def loss(model, images):
+        found = model.autoencode(images)
+        value = jnp.mean((found.image - images) ** 2) + found.codebook + found.commitment
+        return value, (found, model.encode(images), model.decode(model.codebook[found.ids_BL]))
+
+    (_, (found, ids, image)), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(model, images)
+    np.testing.assert_array_equal(found.ids_BL, ids)
+    np.testing.assert_allclose(np.clip(found.image, -1, 1), np.clip(image, -1, 1), atol=1e-4)
+    for path, leaf in trees.flatten(grads).items():
+        # A number added to all keys changes no attention.
+        assert path.endswith("attn/k/bias") or np.abs(leaf).max() > 0, path
+    other = jax.random.normal(jax.random.key(1), (V, C))
+    changed = jax.jit(lambda model: model.with_codes(other))(model)
+    wanted = other if name == "multiscale" else codes.unit(other)
+    np.testing.assert_allclose(changed.codebook, wanted, atol=1e-6)
+    assert jax.tree.structure(changed) == jax.tree.structure(model)
+
+
 @pytest.mark.parametrize("name", NETS)
 def test_a_feature_net_compares_images(name):
     model = lively(*NETS[name])

@@ -10,11 +10,14 @@ from typing import Any
 from ddjax.config.schema import (
     CLEANERS,
     DATA_SETS,
+    FOLDER,
     KEPT,
     LABELS,
     NO_DATA,
     SHAPES,
+    TFDS,
     Config,
+    DataSection,
     ModelSection,
     TrainSection,
 )
@@ -65,6 +68,7 @@ def check(c: Config) -> None:
     for where, weight in (
         ("tokenizer.commitment", c.tokenizer.commitment),
         ("tokenizer.entropy", c.tokenizer.entropy),
+        ("tokenizer.perceptual", c.tokenizer.perceptual),
         ("distill.cross_entropy", c.distill.cross_entropy),
         ("distill.perceptual", c.distill.perceptual),
     ):
@@ -72,12 +76,15 @@ def check(c: Config) -> None:
 
 
 def _models(c: Config) -> dict[str, ModelSection]:
-    return {
+    models = {
         "tokenizer": c.tokenizer,
         "teacher": c.teacher,
         "distill.perceptual_net": c.distill.perceptual_net,
         "evaluate.features": c.evaluate.features,
     }
+    if c.tokenizer.perceptual_net is not None:
+        models["tokenizer.perceptual_net"] = c.tokenizer.perceptual_net
+    return models
 
 
 def _trainings(c: Config) -> dict[str, TrainSection]:
@@ -104,11 +111,13 @@ def _check_train(where: str, train: TrainSection) -> None:
 
 def _check_models(c: Config) -> None:
     tokenizer, teacher = c.tokenizer.model, c.teacher.model
-    _require(c.data.name in DATA_SETS, "data.name", c.data.name, f"one of {', '.join(DATA_SETS)}")
-    for key in ("copies", "image_size"):
-        _require(getattr(c.data, key) >= 1, f"data.{key}", getattr(c.data, key), ">= 1")
+    _check_data(c.data)
     _check_conditions(c)
     _check_text(c)
+    ok = not c.tokenizer.perceptual or c.tokenizer.perceptual_net is not None
+    _require(ok, "tokenizer.perceptual_net", "none", "a feature net for tokenizer.perceptual > 0")
+    every = c.tokenizer.revive_every
+    _require(every >= 0, "tokenizer.revive_every", every, ">= 0 (0: never)")
     vocab = tokenizer.vocab_size
     _require(1 <= vocab <= 2**16, "tokenizer.model.vocab_size", vocab, "in 1..65536: 16-bit ids")
     for key in ("vocab_size", "code_dim"):
@@ -124,7 +133,7 @@ def _check_models(c: Config) -> None:
             part.train is not None or bool(part.weights), f"{where}.weights", "none",
             f"a model folder, or {where}.train must say how it is trained here",
         )
-        unused = where == "distill.perceptual_net" and not c.distill.perceptual
+        unused = where in _unread(c)
         _require(
             c.data.name != NO_DATA or bool(part.weights) or unused, f"{where}.weights", "none",
             "a model folder: with data.name none there are no images to train it on",
@@ -134,9 +143,34 @@ def _check_models(c: Config) -> None:
             ours in (None, theirs), f"{where}.model.image_size", ours,
             f"{theirs}, as data.image_size",
         )
-        channels = {NO_DATA: tokenizer.image_channels, SHAPES: 3}.get(c.data.name, 1)
+        channels = c.data.image_channels or {
+            NO_DATA: tokenizer.image_channels, SHAPES: 3
+        }.get(c.data.name, 1)
         ours = getattr(part.model, "image_channels", channels)
         _require(ours == channels, f"{where}.model.image_channels", ours, f"{channels}, the data's")
+
+
+def _unread(c: Config) -> set[str]:
+    """Nets of losses whose weight is 0."""
+    sections = {"tokenizer": c.tokenizer, "distill": c.distill}
+    return {f"{name}.perceptual_net" for name, part in sections.items() if not part.perceptual}
+
+
+def _check_data(data: DataSection) -> None:
+    known = f"one of {', '.join(DATA_SETS)}, or {TFDS}NAME"
+    ok = data.name in DATA_SETS or (data.name.startswith(TFDS) and data.name != TFDS)
+    _require(ok, "data.name", data.name, known)
+    for key in ("copies", "image_size"):
+        _require(getattr(data, key) >= 1, f"data.{key}", getattr(data, key), ">= 1")
+    channels, where = data.image_channels, "data.image_channels"
+    if data.is_prepared:
+        _require(channels in (1, 3), where, channels, f"1 or 3, for {data.name}")
+        _require(data.copies == 1, "data.copies", data.copies, f"1, for {data.name}")
+    else:
+        _require(channels == 0, where, channels, f"0, the channels that {data.name} has")
+    ok = data.name != FOLDER or bool(data.directory)
+    _require(ok, "data.directory", "none", "the folder of your images")
+    _require(0 <= data.skip_at_most < 1, "data.skip_at_most", data.skip_at_most, "in [0, 1)")
 
 
 def _listed(numbers: tuple[int, ...]) -> str:

@@ -23,17 +23,20 @@ METHODS_OF_16_TOKENS = (
 )
 
 
+# How LlamaGen's and VAR's tokenizers are trained from scratch, beside `model` and `train`.
+VQ_TRAINING = {"entropy": 0.0, "revive_every": 50, "hold_out": True}
+
+
 def classifier(image_size: int, classes: int, **changes: Any) -> dict[str, Any]:
-    """A small classifier for grey images: its features stand where Inception's do for photographs.
+    """A small classifier: its features stand where Inception's do for photographs.
 
     Args:
       image_size: pixels a side.
       classes: how many.
-      changes: keys of the section beside `model`, or other `channels`.
+      changes: keys of the section beside `model`, or other `channels` or `image_channels`.
     """
-    channels = changes.pop("channels", 16)
-    sizes = {"image_size": image_size, "image_channels": 1, "num_classes": classes,
-             "channels": channels}
+    sizes = {"image_size": image_size, "image_channels": changes.pop("image_channels", 1),
+             "num_classes": classes, "channels": changes.pop("channels", 16)}
     return {"kind": "classifier", "model": sizes, **changes}
 
 
@@ -82,4 +85,56 @@ def tiny(methods: str) -> dict[str, Any]:
         },
         "evaluate": {"samples": 20, "sets": 1, "batch": 10, "methods": methods, "features": net},
         "sample": {"count": 10},
+    }
+
+
+def colour(image_size: int, classes: int, scale: int = 1) -> dict[str, Any]:
+    """A whole job on colour images of 8x8 tokens, from scratch, but for its name and its data.
+
+    LlamaGen's VQ tokenizer with a perceptual loss, LlamaGen's teacher and student.
+
+    Args:
+      image_size: pixels a side, 8 times a power of two.
+      classes: how many; 1 for none.
+      scale: of all widths, and of the lengths of the trainings; 1 is for two CPU cores.
+    """
+    net = classifier(
+        image_size, classes, image_channels=3, channels=16 * scale,
+        train={"steps": 1000 * scale, "batch": 64, "learning_rate": 2e-3},
+    )
+    halvings = (image_size // 8).bit_length() - 1
+    grid, vocab, code_dim, width = 8, 256 * scale, 8, 128 * scale
+    return {
+        "seed": 0,
+        "stages": "tokenizer,teacher,pairs,distill,evaluate,sample",
+        "tokenizer": {
+            "kind": "llamagen_tokenizer",
+            "model": {"image_size": image_size, "image_channels": 3, "vocab_size": vocab,
+                      "code_dim": code_dim, "channels": 16 * scale,
+                      "multipliers": (1, *(2,) * (halvings - 1), 4)[: halvings + 1], "blocks": 1,
+                      "z_channels": 64 * scale, "norm_groups": 8},
+            **VQ_TRAINING,
+            "perceptual": 0.1,
+            "perceptual_net": net,
+            "train": {"steps": 3000 * scale, "batch": 32, "learning_rate": 1e-3},
+        },
+        "teacher": {
+            "kind": "llamagen",
+            "model": {"vocab_size": vocab, "code_dim": code_dim, "grid": grid, "width": width,
+                      "layers": 4 * scale, "heads": 4 * scale, "num_classes": classes},
+            "train": {"steps": 4000 * scale, "batch": 32, "learning_rate": 1e-3,
+                      "weight_decay": 0.05},
+        },
+        "pairs": {"count": 40_000 * scale, "per_shard": 10_000, "batch": 500},
+        "student": {"kind": "llamagen_student", "steps": (0, 20), "split": grid**2},
+        "distill": {
+            "perceptual": 0.0,
+            "perceptual_net": net,
+            "train": {"steps": 5000 * scale, "batch": 32, "learning_rate": 1e-3},
+        },
+        "evaluate": {
+            "samples": 4000, "batch": 250, "features": net,
+            "methods": "teacher_ar,teacher_flow,student_1step,student_2step,"
+                       "teacher_involved_10_20,refine_1,refine_2,skip_16,onestep_class,onestep_all",
+        },
     }

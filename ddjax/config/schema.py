@@ -16,7 +16,9 @@ NO_DATA = "none"
 LABELS = ("in_turn", "random")
 KEPT = ("", "npz", "png")
 SHAPES = "shapes"
-DATA_SETS = ("digits", "fashion_mnist", SHAPES, NO_DATA)
+FOLDER = "folder"
+DATA_SETS = ("digits", "fashion_mnist", SHAPES, FOLDER, NO_DATA)
+TFDS = "tfds:"  # and the name of one of its sets
 CLEANERS = ("llamagen", "lower", "none")
 
 
@@ -25,12 +27,16 @@ class DataSection:
     """Images, and what they are conditioned on.
 
     Attributes:
-      name: digits, fashion_mnist, shapes (which has captions), or none: distilling needs no
-        images.
+      name: digits, fashion_mnist, shapes (which has captions); folder, one's own images;
+        tfds:NAME, a set of TensorFlow Datasets, with @SPLIT behind it where that is not train; or
+        none: distilling needs no images.
       image_size: pixels a side; images of another size are resized.
-      num_classes: number of labels; 0 with captions.
-      directory: of Fashion-MNIST's IDX files, or where TFDS keeps its sets; "": downloaded with
-        TFDS.
+      num_classes: number of labels; 0 with captions, 1 for images without classes.
+      directory: of one's own images; of Fashion-MNIST's IDX files, or "" to download them with
+        TFDS; of other sets and of captions, where TFDS keeps them, or "" for where it usually does.
+      image_channels: 1 or 3, for folder and tfds; other sets have theirs.
+      skip_at_most: the largest share of images that may be left out because they cannot be read.
+      cache: folder where images are kept as they are prepared; "" for ~/.cache/ddjax/images.
       copies: of each image, all but the first slightly turned, scaled and moved; they count as
         data. For sets so small that a teacher memorises them within a minute.
       captions: file of captions: their features (.npz, `ddjax.data.conditions.read_features`), or
@@ -47,12 +53,20 @@ class DataSection:
     image_size: int
     num_classes: int
     directory: str = ""
+    image_channels: int = 0
+    skip_at_most: float = 0.01
+    cache: str = ""
     copies: int = 1
     captions: str = ""
     captions_field: str = ""
     captions_split: str = "train"
     captions_seed: int = -1
     captions_distinct: bool = False
+
+    @property
+    def is_prepared(self) -> bool:
+        """Whether images are of any size and kind, and cropped and resized to be read."""
+        return self.name == FOLDER or self.name.startswith(TFDS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,11 +125,21 @@ class TokenizerSection(ModelSection):
 
     Attributes:
       commitment: squared distance of features and codes, as seen by the encoder.
-      entropy: keeps the codebook in use (entropy of a feature less that of the batch).
+      entropy: keeps the codebook in use (entropy of a feature less that of the batch); for
+        codebooks whose codes have norm 1.
+      perceptual: distance of the images in a feature net.
+      perceptual_net: that net; needed where `perceptual` is above 0.
+      revive_every: steps between looks for codes that no feature of the batch is nearest to, which
+        then take the places of features that are far from all codes; 0 for never.
+      hold_out: whether the images that are kept from the teacher's training are kept from this one.
     """
 
     commitment: float = 0.25
     entropy: float = 0.05
+    perceptual: float = 0.0
+    perceptual_net: ModelSection | None = None
+    revive_every: int = 0
+    hold_out: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

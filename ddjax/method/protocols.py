@@ -172,6 +172,25 @@ class Student(Network, Protocol):
         """
 
 
+class Autoencoded(NamedTuple):
+    """Images through a tokenizer and back, as its training reads them.
+
+    Attributes:
+      image: [B, H, W, channels], not clamped; its gradient passes straight through the choice of
+        codes to the encoder.
+      features_BLC: vectors before quantisation.
+      ids_BL: of the codes nearest to them.
+      codebook: squared distance of features and codes, with a gradient for the codes.
+      commitment: the same, with a gradient for the features.
+    """
+
+    image: jax.Array
+    features_BLC: jax.Array
+    ids_BL: jax.Array
+    codebook: jax.Array
+    commitment: jax.Array
+
+
 @runtime_checkable
 class Tokenizer(Network, Protocol):
     """A VQ model: images [B, H, W, channels] in [-1, 1] <-> ids [B, L] of codes.
@@ -192,6 +211,12 @@ class Tokenizer(Network, Protocol):
 
     def decode(self, x_BLC: jax.Array) -> jax.Array:
         """Images [B, H, W, channels], about in [-1, 1], of codes or of any other vectors."""
+
+    def autoencode(self, images: jax.Array) -> Autoencoded:
+        """Images through ids and back, with what its training needs."""
+
+    def with_codes(self, codes_VC: jax.Array) -> Self:
+        """The same tokenizer with another codebook."""
 
 
 @runtime_checkable

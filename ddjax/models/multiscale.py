@@ -7,6 +7,7 @@ Always float32: rounding would change ids.
 """
 
 import itertools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,7 @@ from flax import nnx
 from ddjax.method import codes
 from ddjax.method.groups import Groups
 from ddjax.models.resize import HIGHEST, area_matrix, bicubic_matrix, resize
+from ddjax.models.straight_through import straight_through
 
 # Published for images of 256 pixels: 680 tokens.
 SCALES = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)
@@ -99,11 +101,33 @@ class Quantiser(nnx.Module):
         read = [self.shrink(f, i) for i, f in enumerate(maps) if i > 0]
         return jnp.concatenate([none, *read], axis=1)
 
-    def residuals(self, f_BHWC: jax.Array) -> jax.Array:
-        """Vectors [B, L, C] before quantisation: the remainders of the coarser scales' codes."""
-        vectors = []
+    def quantise(self, f_BHWC: jax.Array) -> "Quantised":
+        """The codes of a map: scale by scale, the nearest to what coarser scales leave of it.
+
+        The losses are means over the scales of how far their sum so far is from the map, squared
+        (the code published with arXiv 2404.02905).
+        """
+        stop = jax.lax.stop_gradient
+        rest, total = stop(f_BHWC), jnp.zeros(f_BHWC.shape)
+        vectors, ids, codebook, commitment = [], [], [], []
         for scale in range(len(self.scales)):
-            vectors.append(self.shrink(f_BHWC, scale))
-            coded = self.codebook[codes.nearest_ids(vectors[-1], self.codebook)]
-            f_BHWC = f_BHWC - self.spread(coded, scale)
-        return jnp.concatenate(vectors, axis=1)
+            vectors.append(self.shrink(rest, scale))
+            ids.append(codes.nearest_ids(vectors[-1], self.codebook))
+            added = self.spread(self.codebook[ids[-1]], scale)
+            rest, total = rest - stop(added), total + added
+            codebook.append(jnp.mean((total - stop(f_BHWC)) ** 2))
+            commitment.append(jnp.mean((stop(total) - f_BHWC) ** 2))
+        return Quantised(
+            straight_through(f_BHWC, total), jnp.concatenate(vectors, axis=1),
+            jnp.concatenate(ids, axis=1), sum(codebook) / len(ids), sum(commitment) / len(ids),
+        )
+
+
+class Quantised(NamedTuple):
+    """A feature map in codes; see `ddjax.method.protocols.Autoencoded`."""
+
+    map_BHWC: jax.Array
+    features_BLC: jax.Array
+    ids_BL: jax.Array
+    codebook: jax.Array
+    commitment: jax.Array

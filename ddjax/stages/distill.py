@@ -96,7 +96,7 @@ def run(config: Config, directory: Path) -> str:
     perceptual_net = None
     if section.perceptual:
         perceptual_net = feature_net.load(
-            "perceptual net", "distill.perceptual_net", directory / "perceptual_net",
+            "perceptual net", "distill.perceptual_net", root, "distill/perceptual_net",
             section.perceptual_net, config,
         )
     store, conditions = Store(root / "pairs"), caption_features.conditions(config)

@@ -23,7 +23,7 @@ from ddjax.storage import files, run_models
 from ddjax.storage.workdir import Folder
 
 # Keys that change how a stage runs but not what comes out.
-_NEUTRAL = ("log_every", "checkpoint_every", "keep", "directory")
+_NEUTRAL = ("log_every", "checkpoint_every", "keep", "directory", "cache", "skip_at_most")
 # A key of such a name that does.
 _DECIDES = "evaluate.keep"
 
@@ -45,11 +45,16 @@ def settings(
       UserError: a model folder or the file of captions is missing.
     """
     tree = dataclasses.asdict(config)
-    if not config.distill.perceptual:
-        del tree["distill"]["perceptual_net"]
+    for section in ("tokenizer", "distill"):
+        if not tree[section]["perceptual"]:
+            del tree[section]["perceptual_net"]
     if not config.distill.keep_best:  # then validation does not decide what is made
         for key in ("validate_every", "validate_samples", "keep_best"):
             del tree["distill"][key]
+    # Folders of earlier versions do not have these.
+    for key in ("perceptual", "revive_every", "hold_out"):
+        if not tree["tokenizer"][key]:
+            del tree["tokenizer"][key]
     flat = {"seed": config.seed}
     todo = [stage]
     for one in todo:
@@ -72,6 +77,8 @@ def settings(
     flat = {key: value for key, value in flat.items() if not key.startswith("data.captions")}
     if config.has_captions:
         flat |= captions(config, weights)
+    if not config.data.is_prepared:
+        flat.pop("data.image_channels", None)
     return json.loads(json.dumps(flat))
 
 

@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
 # (model, frozen, batch, key) -> (loss, other scalars)
 Loss = Callable[[Network, Any, dict[str, jax.Array], jax.Array], tuple[jax.Array, dict]]
+# (model, batch, key, step) -> model: a change of the model that no gradient makes
+Revise = Callable[[Network, dict[str, jax.Array], jax.Array, jax.Array], Network]
 # averaged model -> images by name, each [H, W, channels] in [0, 1]
 Pictures = Callable[[Network], dict[str, np.ndarray]]
 
@@ -108,7 +110,9 @@ def init_state(model: Network, config: TrainSection) -> State:
     return first_state(sharding.shard(model, model.layout), config)
 
 
-@functools.partial(jax.jit, static_argnames=("loss", "config"), donate_argnames="state")
+@functools.partial(
+    jax.jit, static_argnames=("loss", "config", "revise"), donate_argnames="state"
+)
 def train_step(
     state: State,
     frozen: Any,
@@ -118,6 +122,7 @@ def train_step(
     *,
     loss: Loss,
     config: TrainSection,
+    revise: Revise | None = None,
 ) -> tuple[State, dict[str, jax.Array]]:
     """One update.
 
@@ -129,6 +134,7 @@ def train_step(
       stop: [devices] bool, whether its process is to stop; all learn it at the same step.
       loss: see `Loss`.
       config: hyper-parameters.
+      revise: see `Revise`; applied after the optimizer.
 
     Returns:
       the new state, and scalars, with "gradient_norms" [leaves] and "stop" beside them.
@@ -138,6 +144,8 @@ def train_step(
     layout = state.model.layout
     updates, opt_state = optimizer(config, layout).update(grads, state.opt_state, state.model)
     model = optax.apply_updates(state.model, updates)
+    if revise is not None:
+        model = revise(model, batch, jax.random.fold_in(step_key, 1), state.step)
     decay = jnp.minimum(config.ema, (1 + state.step) / (10 + state.step))
     ema = optax.incremental_update(model, state.ema, 1 - decay)
     norms = jnp.stack([jnp.sqrt(jnp.sum(jnp.square(g))) for g in jax.tree.leaves(grads)])
@@ -194,6 +202,7 @@ def train(
     pictures: Pictures = lambda model: {},
     validation: Validation | None = None,
     encode: Callable[[dict[str, Any]], dict[str, Any]] = lambda batch: batch,
+    revise: Revise | None = None,
 ) -> Network:
     """Train a model, or continue, or read it if it is finished.
 
@@ -215,6 +224,7 @@ def train(
       pictures: for TensorBoard.
       validation: how the averaged model is judged on the way, if it is.
       encode: makes what the loss reads of a batch on the devices, outside the gradient.
+      revise: see `Revise`; none by default.
 
     Raises:
       UserError: a loss or gradient is not finite (names step and metric; the last good checkpoint
@@ -228,7 +238,8 @@ def train(
     iterator = batches.iterate(source, config.batch, seed)
     state = init_state(init(nnx.Rngs(keys.stream(seed, f"{name}.init"))), config)
     step_fn = functools.partial(
-        train_step, frozen=frozen, key=keys.stream(seed, name), loss=loss, config=config
+        train_step, frozen=frozen, key=keys.stream(seed, name), loss=loss, config=config,
+        revise=revise,
     )
     throughput = _throughput(step_fn, state, source, config.batch, encode)
     with (
