@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import inspect
+import os
 import re
 import runpy
 import sys
@@ -71,6 +72,14 @@ def run(command: Callable[..., None], *arguments: str) -> None:
     # What libraries log as an error they raise as well; it is reported once, where it is caught.
     logging.set_verbosity(logging.FATAL)
     app.run(guarded, flags_parser=_parse)
+
+
+def keep_programs(root: Path) -> None:
+    """Compiled programs stay in a workdir, unless the environment says where: a command that runs
+    again compiles nothing again.
+    """
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        jax.config.update("jax_compilation_cache_dir", str(root.absolute() / "compilation_cache"))
 
 
 def _for_people(error: Exception) -> str:

@@ -1,7 +1,6 @@
 """Main command, runs the stages of a config: `python -m ddjax.main --config=configs/digits.py`."""
 
 import dataclasses
-import os
 import time
 from pathlib import Path
 
@@ -24,9 +23,7 @@ def main(config: Config) -> None:
     stages = registry.chosen(config)
     hosts.join(**dataclasses.asdict(config.hosts))
     root = Path(_WORKDIR.value or f"runs/{config.name}")
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        # So that a run that goes on after a stop compiles nothing again.
-        jax.config.update("jax_compilation_cache_dir", str(root.absolute() / "compilation_cache"))
+    cli.keep_programs(root)
     for stage in stages:
         running.settings(config, stage)  # a missing model folder is reported now, not hours later
     hosts.check_shared(root)

@@ -7,7 +7,7 @@ ROOT = Path(__file__).parent.parent / "ddjax"
 
 # From the top down; a row is a package, or the modules that stand beside the packages.
 LAYERS = [
-    ["main", "benchmark", "compare_solvers", "pairs", "plan"],  # commands
+    ["main", "benchmark", "compare_solvers", "demo", "pairs", "plan"],  # commands
     ["cli"],
     ["stages"],
     ["pipeline"],
