@@ -11,11 +11,15 @@ from ddjax.demo import memory
 from ddjax.demo.requests import Request
 from ddjax.method import ways
 from ddjax.method.guidance import Guidance
+from ddjax.method.ways import Way
 from ddjax.pipeline import Output, Pipeline
 from ddjax.runtime.errors import UserError
 
 # The map that students learn, whose tokens those of the others are compared with.
 MAP = ways.TeacherFlow()
+
+# Seconds: what is over sooner is drawn twice before its time is told.
+SOON = 1.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +53,7 @@ class Studio:
     def __init__(self, pipe: Pipeline) -> None:
         self.pipe = pipe
         self._guided = functools.lru_cache(maxsize=4)(pipe.guided)
+        self._ran: set[tuple[Pipeline, Way, int]] = set()
         self._last: tuple[tuple[Request, str], Row] | None = None
 
     def of(self, guidance: Guidance) -> Pipeline:
@@ -87,6 +92,9 @@ class Studio:
         way, pipe = ways.parse(method), self.of(request.guidance)
         call = {**request.call, "method": method, "seed": request.seed}
         out = pipe(**call)
+        if (pipe, way, request.count) not in self._ran and out.seconds < SOON:
+            out = pipe(**call)  # the first run of a program is slower
+        self._ran.add((pipe, way, request.count))
         map_ids = out.ids if way == MAP else map_ids
         equal = None if map_ids is None else float(np.mean(out.ids == map_ids))
         guidance = dataclasses.asdict(request.guidance)

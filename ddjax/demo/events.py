@@ -3,8 +3,8 @@
 import concurrent.futures
 import dataclasses
 import functools
-import logging
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -34,7 +34,7 @@ def in_words(event: Callable[..., Iterator[str]]) -> Callable[..., Iterator[str]
             if is_out_of_memory(error):
                 yield words.error("The device has not enough memory for this; ask for fewer images")
                 return
-            logging.exception("the page could not draw")
+            traceback.print_exc()
             yield words.error(
                 f"Something went wrong that should not ({type(error).__name__}); the terminal "
                 "in which the demo runs shows where"
@@ -61,9 +61,11 @@ class Events:
         scale: float, temperature: float, top_k: float, top_p: float,
     ) -> Request:
         """The request of the fields; see `requests.read`."""
-        pipe = self.studio.pipe
+        pipe, numbers = self.studio.pipe, (scale, temperature, top_k, top_p)
+        if None in numbers:
+            raise UserError("guidance: a number is missing")
         guidance = dataclasses.replace(
-            pipe.settings.guidance, scale=scale, temperature=temperature, top_k=int(top_k or 0),
+            pipe.settings.guidance, scale=scale, temperature=temperature, top_k=int(top_k),
             top_p=top_p,
         )
         return requests.read(pipe, asked, count, seed, ticked, others, guidance)
@@ -114,7 +116,7 @@ class Events:
                 words.clock(first, 0.0, left), words.clock(second, seconds, right)
             ])
         slowest = max(left.out.seconds, right.out.seconds)
-        slower = max(1, round(REPLAY / slowest)) if slowest < REPLAY / 2 else 1
+        slower = round(REPLAY / slowest) if slowest < REPLAY / 2 else 1
         yield words.comparison(
             [words.clock(row.method, 0.0, row, slower) for row in (left, right)],
             words.verdict(left, right, slower),

@@ -57,7 +57,7 @@ def build(pipe: Pipeline, parts: set[str], name: str) -> tuple[gr.Blocks, Warmin
                     _compare(events, offered, fields)
         drawing = {"fn": events.gallery, "inputs": fields, "outputs": shown, **DEVICE}
         asked, seed = fields[0], fields[2]
-        gr.on([draw.click, asked.submit, seed.submit], **drawing)
+        gr.on([draw.click, asked.submit, seed.submit], scroll_to_output=True, **drawing)
         other.click(
             lambda seed: int(seed or 0) + 1, seed, seed, queue=False, api_visibility="private"
         ).then(**drawing)
@@ -85,18 +85,19 @@ def _fields(pipe: Pipeline, offered: list[Way], first: list[str]) -> tuple[list[
         )
     else:
         asked = gr.Textbox(
-            label=FIELDS[known.key].capitalize(), placeholder="all in turn", max_length=4000,
+            "", label=FIELDS[known.key].capitalize(), placeholder="all in turn", max_length=4000,
             info=f"0 to {known.count - 1}; several with commas are taken in turn",
         )
-    seed = gr.Number(FIRST_SEED, label="Seed", info="of the noise", precision=0)
-    count = gr.Radio(list(COUNTS), value=FIRST_COUNT, label="Images of each method")
+    with gr.Row():
+        seed = gr.Number(FIRST_SEED, label="Seed of the noise", precision=0, min_width=100)
+        count = gr.Dropdown(list(COUNTS), value=FIRST_COUNT, label="Images", min_width=100)
     ticked = gr.CheckboxGroup([way.name for way in offered], value=first, label="Methods")
     with gr.Row():
         draw = gr.Button("Draw", variant="primary", min_width=100)
         other = gr.Button("Next seed", min_width=100)
     with gr.Accordion("Guidance, other methods", open=False):
         others = gr.Textbox(
-            label="Other methods", info="by name, with commas between",
+            "", label="Other methods", info="by name, with commas between",
             placeholder="such as teacher_involved_2_6",
         )
         gr.Markdown("The teacher's guidance. The student has learned what it was trained for.")
@@ -142,5 +143,10 @@ def launch(page: gr.Blocks, address: str, port: int) -> None:
 
 
 def _theme() -> gr.Theme:
-    """Of fonts that the visitor's system has: none is fetched."""
-    return gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])
+    """Of fonts that the visitor's system has, so that none is fetched; small print can be read."""
+    small = {"body_text_color_subdued": "*neutral_600", "block_info_text_color": "*neutral_600",
+             "body_text_color_subdued_dark": "*neutral_300",
+             "block_info_text_color_dark": "*neutral_300"}
+    return gr.themes.Default(
+        primary_hue="blue", font=["system-ui", "sans-serif"], font_mono=["monospace"]
+    ).set(**small)

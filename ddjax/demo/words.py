@@ -73,7 +73,7 @@ def image(content: bytes, alt: str) -> str:
 def figures(row: Row) -> str:
     """Name, time, passes and equal tokens of a method."""
     passes = f"{row.passes} pass" + ("" if row.passes == 1 else "es")
-    equal = "" if row.equal is None else f"<br>{row.equal:.0%} of tokens as the teacher's map"
+    equal = "" if row.equal is None else f"<br>{row.equal:.0%} of tokens equal the map's"
     return (
         f'<b>{escape(row.method)}</b><br><span class="dd-note">{row.milliseconds:.3g} ms an image, '
         f"{passes}{equal}</span>"
