@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+import re
 import socket
 import subprocess
 import sys
@@ -14,12 +15,13 @@ import pytest
 from PIL import Image
 
 from ddjax.config import from_dict
-from ddjax.demo import memory, png, requests, words
+from ddjax.demo import address, memory, models, png, requests, words
 from ddjax.demo.drawing import Studio
 from ddjax.demo.events import Events
 from ddjax.method.guidance import Guidance
 from ddjax.pipeline import Pipeline
 from ddjax.runtime.errors import UserError
+from ddjax.storage import model_folder
 from tests import tiny
 from tests.commands import ROOT
 
@@ -173,25 +175,53 @@ def test_a_request_larger_than_memory_is_refused(studio, monkeypatch):
         studio.prepare(asked(studio.pipe), "student_1step")
 
 
-def command(*flags):
-    done = subprocess.run(
-        [sys.executable, "-m", "ddjax.demo", *flags], cwd=ROOT, text=True, capture_output=True,
-        timeout=120,
+def test_folders_in_place_of_a_workdir(pipe, tmp_path):
+    for role in ("tokenizer", "student"):
+        model = pipe._load(role)
+        kind = {"tokenizer": "patch_tokenizer", "student": "llamagen_student"}[role]
+        model_folder.save(tmp_path / role, kind, model)
+    given = {"steps": ["0", "5"], "split": 10, "guidance": Guidance()}
+    found = models.of_folders(tmp_path / "tokenizer", tmp_path / "student", None, **given)
+    wanted = pipe(labels=[3, 7], method="student_2step", seed=5).ids
+    np.testing.assert_array_equal(
+        found.pipe(labels=[3, 7], method="student_2step", seed=5).ids, wanted
     )
-    return done.returncode, done.stderr.strip().splitlines()
+    assert found.parts == {"student"} and found.name == "student"
+    with pytest.raises(UserError, match=r"--steps=0,b: give whole numbers, such as 0,80"):
+        models.of_folders("x", "y", None, **given | {"steps": ["0", "b"]})
+    weights = tmp_path / "student/weights.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    with pytest.raises(UserError, match=r"student/weights\.safetensors is damaged"):
+        models.of_folders(tmp_path / "tokenizer", tmp_path / "student", None, **given)
 
 
-def test_what_cannot_be_served_is_one_line(tmp_path):
+def test_a_port_in_use_is_refused():
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        cases = [
-            ((), "error: give --workdir=runs/digits, of a finished run, or --tokenizer="),
-            ((f"--workdir={tmp_path}",), f"error: {tmp_path} is no workdir of a run"),
-            ((f"--workdir={tmp_path}", f"--port={port}"), f"error: --port={port} is in use"),
-            (("--address=home",), "error: --address=home is no IP address"),
-        ]
-        for flags, message in cases:
-            code, lines = command(*flags)
-            assert code == 1 and len(lines) == 1 and lines[0].startswith(message), lines
+        with pytest.raises(UserError, match=f"--port={port} is in use; give another"):
+            address.check("127.0.0.1", port)
+    address.check("127.0.0.1", port)
+    with pytest.raises(UserError, match="--address=home is no IP address, such as 127"):
+        address.check("home", port)
+
+
+def test_who_can_reach_the_page_is_said():
+    assert "whoever reaches this machine on port 80" in address.warning("0.0.0.0", 80)
+    assert not address.warning("127.0.0.1", 80) and not address.warning("::1", 80)
+    assert address.url("0.0.0.0", 80) == "http://127.0.0.1:80"
+    assert address.url("::1", 80) == "http://[::1]:80"
+
+
+@pytest.mark.parametrize(("given", "message"), [
+    ((), "give --workdir=runs/digits, of a finished run, or --tokenizer=FOLDER and"),
+    (("--workdir=nowhere",), "nowhere is no workdir of a run that has a teacher or a student"),
+    (("--workdir=nowhere", "--student=x"), "--workdir: got model folders too"),
+])
+def test_a_command_that_cannot_start_ends_in_one_line(given, message):
+    done = subprocess.run(
+        [sys.executable, "-m", "ddjax.demo", *given], cwd=ROOT, text=True, capture_output=True
+    )
+    assert done.returncode == 1
+    assert re.fullmatch(f"error: {message}.*\n", done.stderr), done.stderr
