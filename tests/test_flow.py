@@ -93,7 +93,7 @@ def test_order_of_convergence(x64, order, expected):
     exact = 3 * solve_with_diffrax(eps, log_p, codes, 2 / 3)
     steps = np.array([40, 80, 160, 320])
     errors = [
-        np.linalg.norm(flow._integrate(eps, log_p, codes, UniformSolver(n, order)) - exact)
+        np.linalg.norm(flow._integrate(eps, log_p, codes, UniformSolver(n, order))[0] - exact)
         for n in steps
     ]
     slope = np.polyfit(np.log(steps), np.log(errors), 1)[0]

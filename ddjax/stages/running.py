@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import json
 import operator
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ from ddjax.config import reading
 from ddjax.config.schema import Config
 from ddjax.data import caption_sets
 from ddjax.evaluation import image_sets
-from ddjax.runtime import hosts, sharding
+from ddjax.runtime import compilation, hosts, sharding
 from ddjax.stages import registry
 from ddjax.stages.registry import STAGES, Stage
 from ddjax.storage import files, run_models
@@ -146,9 +145,7 @@ def seconds_before(root: Path, name: str) -> float:
 def prepare(config: Config, root: Path) -> None:
     """Find the other processes, and keep compiled programs; before any device is used."""
     hosts.join(**dataclasses.asdict(config.hosts))
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        # So that a run that goes on after a stop compiles nothing again.
-        jax.config.update("jax_compilation_cache_dir", str(root.absolute() / "compilation_cache"))
+    compilation.keep_programs(root)
 
 
 def run_all(config: Config, root: Path, stages: Sequence[Stage]) -> None:
