@@ -1,6 +1,5 @@
 """Validation during training: the curve and the best model, also of a training that was stopped."""
 
-import json
 import shutil
 
 import jax
@@ -8,7 +7,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from ddjax.config.reading import from_dict
+from ddjax.config.reading import from_dict, plain
 from ddjax.evaluation.frechet import Gaussian, frechet_distance
 from ddjax.method import keys, trajectory
 from ddjax.method.guidance import Guided
@@ -207,14 +206,17 @@ def test_a_damaged_map_of_the_held_out_noise_is_named(setting, tmp_path):
         made(config, tmp_path)
 
 
-@pytest.mark.slow
-def test_the_feature_net_is_the_same_whoever_needs_it_first(finished, tmp_path):
+def test_the_feature_net_is_the_evaluations(finished, tmp_path):
+    """Trained once, by whoever needs it first, in a folder with its settings."""
     root, _ = finished
     config = from_dict(tiny.get_config().to_dict())
-    with jax.set_mesh(sharding.make_mesh(1)):
+    with jax.set_mesh(sharding.one_device()):
         feature_net.for_evaluation(config, tmp_path)
-    of_evaluation = json.loads((root / "feature_net/model/config.json").read_text())
-    assert feature_net.digest_for_evaluation(config, tmp_path) == of_evaluation["sha256"]
+        digest = feature_net.digest_for_evaluation(config, tmp_path)
+        assert digest == feature_net.digest_for_evaluation(config, root)
+        other = from_dict({**plain(config), "seed": 1})
+        with pytest.raises(UserError, match="feature_net was made by other settings: seed"):
+            feature_net.for_evaluation(other, tmp_path)
 
 
 def test_without_validation_nothing_is_made(tmp_path):
