@@ -64,12 +64,14 @@ def test_files_of_every_kind_hold_the_same_captions(tmp_path):
 
 
 def test_a_table_has_a_column_of_captions(tmp_path):
-    rows = ["Prompt\tCategory", "a red fox\tAnimals", '"a ""STOP"" sign"\tSigns', '"\tx', "\t"]
+    rows = ["Prompt\tCategory", "a red fox\tAnimals", '"a ""STOP"" sign"\tSigns', '"\tx', "\t",
+            "no more"]
     found = load(lines(tmp_path / "PartiPrompts.tsv", rows), "Prompt")
-    assert listed(found) == ["a red fox", 'a "STOP" sign', '"', ""]
+    assert listed(found) == ["a red fox", 'a "STOP" sign', '"', "", "no more"]
     for content, field, message in (
         (rows, "", "has the columns Prompt, Category, not caption; name the one"),
-        ([*rows, "x\ty\tz"], "Prompt", "line 6 has 3 columns, must have 2"),
+        ([*rows, "x\ty\tz"], "Prompt", "line 7 has 3 columns, must have 2"),
+        ([rows[0], "x"], "Category", "line 2 has 1 columns, must have 2"),
         (rows[:1], "Prompt", "has no captions"),
     ):
         with pytest.raises(UserError, match=rf"a\.tsv.*{message}"):

@@ -131,7 +131,7 @@ class Table(Lines):
       field: name of the column.
 
     Raises:
-      UserError: as `Lines`, there is no such column, or a line has fewer.
+      UserError: as `Lines`, there is no such column, or a line has no cell in it or too many.
     """
 
     head = 1
@@ -150,7 +150,7 @@ class Table(Lines):
 
     def _caption(self, line: str, where: str) -> str:
         cells = line.split("\t")
-        if len(cells) != self._columns:
+        if not self._column < len(cells) <= self._columns:  # the last may be left out
             raise UserError(f"{where} has {len(cells)} columns, must have {self._columns}")
         cell = cells[self._column]
         # Programs put a cell with quotes in it between quotes.
