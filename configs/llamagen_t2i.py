@@ -7,6 +7,9 @@ r"""LlamaGen's text-to-image teachers: pairs, a student, evaluation and pictures
         --workdir=runs/t2i
     python -m ddjax.main ... --config.stages=sample --config.sample.prompts="a fox|a lighthouse"
 
+With --config.evaluate.clip.weights=conversion/weights/ViT-B-32 and
+--config.evaluate.clip.vocabulary=bpe_simple_vocab_16e6.txt.gz the report has the CLIP score.
+
 `XL` draws 256 pixels, `XL_512` 512 (t2i_XL_stage2_512.pt, converted with --grid=32). `tiny` has
 random weights and shows on a laptop that all stages run, on the captions of llamagen_t2i.txt.
 """
@@ -42,9 +45,11 @@ def _published(image_size: int, weights: str) -> dict[str, Any]:
         "teacher_ar,teacher_flow,student_1step,student_2step,teacher_involved_40_80,"
         "refine_1,refine_2,skip_106,onestep_all"
     )
+    shared = common.published(methods, common.LPIPS)
     return {
-        **common.published(methods, common.LPIPS),
+        **shared,
         "name": weights,
+        "evaluate": {**shared["evaluate"], "clip": common.CLIP},
         "data": {"name": "none", "image_size": image_size, "num_classes": 0,
                  "captions": "prompts.txt"},
         "text": {

@@ -289,8 +289,24 @@ def _check_evaluate(c: Config) -> None:
     _require_count("evaluate.samples", samples)
     _require(samples >= fewest, "evaluate.samples", samples, f">= {fewest}, neighbours + 1")
     labels, keep = c.evaluate.labels, c.evaluate.keep
+    _check_clip(c)
     _require(labels in LABELS, "evaluate.labels", labels, f"one of {', '.join(LABELS)}")
     _require(keep in KEPT, "evaluate.keep", keep, f"{', '.join(filter(None, KEPT))}, or empty")
+
+
+def _check_clip(c: Config) -> None:
+    if c.clip is None:
+        return
+    nets = [kind for kind, cls in MODELS.items() if hasattr(cls, "embed_images")]
+    _require(
+        c.clip.kind in nets, "evaluate.clip.kind", c.clip.kind, f"one of {', '.join(nets)}"
+    )
+    wanted = "none: the score is of images drawn from captions that are texts"
+    _require(c.text is not None, "evaluate.clip.weights", c.clip.weights, wanted)
+    wanted = "CLIP's bpe_simple_vocab_16e6.txt.gz"
+    _require(bool(c.clip.vocabulary), "evaluate.clip.vocabulary", "none", wanted)
+    channels = c.tokenizer.model.image_channels
+    _require(channels == 3, "evaluate.clip.weights", c.clip.weights, "none: CLIP sees colour")
 
 
 def _check_methods(c: Config) -> None:

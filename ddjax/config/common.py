@@ -16,6 +16,9 @@ INCEPTION = {
     "weights": "conversion/weights/pt_inception-2015-12-05-6726825d",
 }
 
+# Without weights there is no CLIP score. Made by conversion/torch_to_flax.py --model=clip.
+CLIP = {"kind": "clip", "model": {}, "weights": "", "vocabulary": ""}
+
 # Ways of sampling that a run of 16 tokens compares.
 METHODS_OF_16_TOKENS = (
     "teacher_ar,teacher_flow,student_1step,student_2step,teacher_involved_2_6,"

@@ -223,6 +223,17 @@ class DistillSection:
 
 
 @dataclasses.dataclass(frozen=True)
+class ClipSection(ModelSection):
+    """CLIP, for the score of images and their captions; `weights` "" leaves it out.
+
+    Attributes:
+      vocabulary: its `bpe_simple_vocab_16e6.txt.gz`.
+    """
+
+    vocabulary: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
 class EvaluateSection:
     """What the report measures.
 
@@ -234,6 +245,7 @@ class EvaluateSection:
       methods: rows, by name (`ddjax.method.ways`).
       neighbours: k of precision and recall.
       features: the net whose features are compared; not the one of the perceptual loss.
+      clip: gives the CLIP score of samples drawn from captions, where it has weights.
       reference: what samples are compared with: a folder of images, or an .npz file of images or
         of statistics, ADM's, pytorch-fid's or ours; "" for the run's own data.
       labels: conditions of the samples: in_turn, as many of each as there can be, or random.
@@ -247,6 +259,7 @@ class EvaluateSection:
     features: ModelSection
     sets: int = 3
     neighbours: int = 3
+    clip: ClipSection | None = None
     reference: str = ""
     labels: str = "in_turn"
     keep: str = ""
@@ -334,6 +347,12 @@ class Config:
     def has_captions(self) -> bool:
         """Whether images are made from captions, not classes."""
         return bool(self.data.captions) or self.data.name == SHAPES
+
+    @property
+    def clip(self) -> ClipSection | None:
+        """The net of the CLIP score, where there is to be one."""
+        section = self.evaluate.clip
+        return section if section is not None and section.weights else None
 
     @property
     def groups(self) -> Groups:

@@ -26,6 +26,7 @@ class Observed:
       label_B: class that was asked for; None without classes.
       number_B: of the condition that was asked for; None of images without.
       scene_B: number of the scene that a picture of shapes should show; None of other images.
+      cosine_B: of the image and its caption, by CLIP; None without.
       ids_BL: tokens; None of data.
       exact_ids_BL: tokens of the teacher's map for the same noise; None where it is not drawn.
     """
@@ -37,6 +38,7 @@ class Observed:
     label_B: np.ndarray | None = None
     number_B: np.ndarray | None = None
     scene_B: np.ndarray | None = None
+    cosine_B: np.ndarray | None = None
     ids_BL: np.ndarray | None = None
     exact_ids_BL: np.ndarray | None = None
 

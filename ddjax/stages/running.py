@@ -44,6 +44,8 @@ def settings(
       UserError: a model folder or the file of captions is missing.
     """
     tree = dataclasses.asdict(config)
+    if config.clip is None:
+        del tree["evaluate"]["clip"]
     for section in ("tokenizer", "distill"):
         if not tree[section]["perceptual"]:
             del tree[section]["perceptual_net"]
@@ -70,6 +72,10 @@ def settings(
         section = config.student_model if where == "student" else operator.attrgetter(where)(config)
         if flat.pop(key):
             flat[key] = weights(f"config.{key}", section)
+    if flat.get("evaluate.clip.vocabulary"):
+        path = Path(flat["evaluate.clip.vocabulary"])
+        where = "config.evaluate.clip.vocabulary"
+        flat["evaluate.clip.vocabulary"] = files.input_digest(path, where)
     if flat.get("evaluate.reference"):
         path = Path(flat["evaluate.reference"])
         flat["evaluate.reference"] = image_sets.digest(path, "config.evaluate.reference")

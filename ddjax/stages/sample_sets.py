@@ -12,8 +12,9 @@ import numpy as np
 from ddjax.config.schema import SHAPES, Config
 from ddjax.evaluation import kept_images, measuring
 from ddjax.evaluation.collecting import Dispatched, collect
+from ddjax.evaluation.image_text import ImageText
 from ddjax.evaluation.making import Keep
-from ddjax.evaluation.measuring import Measure
+from ddjax.evaluation.measuring import Measure, Seen
 from ddjax.evaluation.set_folder import SetFolder
 from ddjax.evaluation.statistics import Observed
 from ddjax.method import keys, ways
@@ -57,6 +58,7 @@ class SampleSets:
             for part in ("tokenizer", *sorted(reads))
         })
         self.numbers = self._numbers()
+        self._clip = ImageText(config.clip) if config.clip else None
 
     def _numbers(self) -> np.ndarray:
         """The numbers [N] of the conditions of a set: all in turn, or drawn at random."""
@@ -106,7 +108,8 @@ class SampleSets:
             if timed:
                 jax.block_until_ready(drawn)
                 seconds = time.perf_counter() - begin
-            return Dispatched((measuring.see(self.measure.net, drawn.images), drawn.ids), seconds)
+            seen = measuring.see(self.measure.net, drawn.images)
+            return Dispatched((seen, drawn.ids, self._cosines(seen, first)), seconds)
 
         def fetch(first: int, value: Any) -> Observed:
             return self._observed(way, turn, first, value)
@@ -117,7 +120,7 @@ class SampleSets:
         )
 
     def _observed(self, way: Way, turn: int | str, first: int, value: Any) -> Observed:
-        (seen, ids), batch = value, self.measure.batch
+        (seen, ids, cosine), batch = value, self.measure.batch
         rows = self._rows(first + sharding.local_rows(batch))
         ids_BL = sharding.local_to_host(ids)
         exact_BL = None
@@ -130,7 +133,16 @@ class SampleSets:
             seen, way.name, first, batch, len(self.numbers), number_B=number_B, ids_BL=ids_BL,
             label_B=number_B if self.has_labels else None, exact_ids_BL=exact_BL,
             scene_B=number_B if self.config.data.name == SHAPES else None,
+            cosine_B=None if cosine is None else sharding.local_to_host(cosine),
         )
+
+    def _cosines(self, seen: Seen, first: int) -> jax.Array | None:
+        """Cosines [B] of images and their captions; None without CLIP."""
+        if self._clip is None:
+            return None
+        rows = self._rows(first + sharding.local_rows(self.measure.batch))
+        texts = [self.conditions.title(number) for number in self.numbers[rows]]
+        return self._clip.cosines(seen.levels_BHWC, texts, self.measure.batch)
 
     @functools.lru_cache(maxsize=1)  # noqa: B019
     def _exact(self, turn: int) -> np.ndarray:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ddjax.evaluation.metrics.class_accuracy import CLASS_ACCURACY
+from ddjax.evaluation.metrics.clip_score import CLIP_SCORE
 from ddjax.evaluation.metrics.frechet import (
     FD_DATA,
     FD_TEACHER,
@@ -32,6 +33,7 @@ METRICS: tuple[Metric, ...] = (
     FD_DATA,
     FD_TEACHER,
     CLASS_ACCURACY,
+    CLIP_SCORE,
     PRECISION,
     RECALL,
     TOKENS_EQUAL,
