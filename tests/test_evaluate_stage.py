@@ -15,6 +15,7 @@ from ddjax.runtime import sharding
 from ddjax.runtime.errors import UserError
 from ddjax.stages import evaluate, running
 from ddjax.stages.registry import STAGES
+from ddjax.storage import run_models
 from tests.test_evaluate import config
 
 TIMES = {"seconds_per_image": None, "speedup": None}
@@ -135,6 +136,17 @@ def test_a_reference_is_known_by_what_it_holds(tmp_path):
         settings.append(running.settings(job(reference=str(path)), STAGES["evaluate"]))
     assert settings[0] == settings[1] != settings[2]
     assert statistics_files.read(path).pooled.mean_F[0] == 1
+
+
+def test_samples_of_other_models_are_not_mixed(tmp_path, monkeypatch):
+    run(tmp_path, sets=1)
+    digest = run_models.digest
+    monkeypatch.setattr(
+        run_models, "digest", lambda config, root, role: "other" * (role == "student")
+        or digest(config, root, role)
+    )
+    with pytest.raises(UserError, match=r"holds samples of another student than is there now; put"):
+        run(tmp_path, sets=1)
 
 
 def test_random_labels(tmp_path, whole):

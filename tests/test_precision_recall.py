@@ -22,12 +22,14 @@ def slow(real, fake, neighbours):
     return covered(fake, real), covered(real, fake)
 
 
-@pytest.mark.parametrize(("neighbours", "block"), [(1, 7), (3, 7), (3, 2000)])
+@pytest.mark.parametrize(("neighbours", "block"), [(1, 7), (3, 7), (3, 2000), (2, 64)])
 def test_against_a_slow_loop(monkeypatch, neighbours, block):
     monkeypatch.setattr(module, "BLOCK", block)
     rng = np.random.default_rng(neighbours)
-    real = rng.normal(size=(40, 3))
-    fake = 0.8 * rng.normal(size=(33, 3)) + 0.5
+    # Whole blocks of 64 are looked through by groups of columns.
+    count, dims = (128, 5) if block == 64 else (40, 3)
+    real = rng.normal(size=(count, dims))
+    fake = 0.8 * rng.normal(size=(count - 7, dims)) + 0.5
     wanted = slow(real, fake, neighbours)
     assert precision_recall(real, fake, neighbours) == pytest.approx(wanted)
     assert min(wanted) > 0.1 and max(wanted) < 0.98 and wanted[0] != wanted[1]

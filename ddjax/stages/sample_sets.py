@@ -20,9 +20,10 @@ from ddjax.evaluation.statistics import Observed
 from ddjax.method import keys, ways
 from ddjax.method.sampling import Models, draw_images
 from ddjax.method.ways import Way
-from ddjax.runtime import sharding
+from ddjax.runtime import hosts, sharding
+from ddjax.runtime.errors import UserError
 from ddjax.stages import caption_features
-from ddjax.storage import run_models
+from ddjax.storage import files, run_models
 
 TEACHER, EXACT = ways.TeacherAR(), ways.TeacherFlow()
 REFERENCE = "reference"
@@ -52,10 +53,11 @@ class SampleSets:
         self.config, self.directory, self.measure = config, directory, measure
         self.methods, self._keeps_feature = methods, keeps_feature
         self.conditions = caption_features.conditions(config)
-        reads = {part for way in (TEACHER, *methods) for part in way.reads}
+        reads = ("tokenizer", *sorted({part for way in (TEACHER, *methods) for part in way.reads}))
+        check_models(config, directory, reads)
         self.models = Models(**{
             part: run_models.part(config, directory.parent, self.conditions, part)
-            for part in ("tokenizer", *sorted(reads))
+            for part in reads
         })
         self.numbers = self._numbers()
         self._clip = ImageText(config.clip) if config.clip else None
@@ -165,3 +167,31 @@ class SampleSets:
         code_dim = self.models.tokenizer.codebook.shape[1]
         noise = _noise(noise_key, index, self.config.groups.length, code_dim)
         return noise, self.conditions.encode(condition), bucket, index, prefix
+
+
+def check_models(config: Config, directory: Path, parts: tuple[str, ...]) -> None:
+    """Refuse a folder with samples of other models than are there now.
+
+    Args:
+      config: of the run.
+      directory: of the stage; remembers the models.
+      parts: what is drawn with, fields of `Models`.
+
+    Raises:
+      UserError: names the models.
+    """
+    path, root = directory / "drawn_with.json", directory.parent
+    now = {part: run_models.digest(config, root, part) for part in parts if part != "marginals"}
+    if "marginals" in parts:
+        now["marginals"] = files.digest(root / "pairs" / "manifest.json")
+    again = f"move {directory} aside and start the same command again"
+    before = files.read_json_with_digest(path, again)
+    hosts.barrier("models of before read")
+    if before is None and hosts.is_first():
+        files.write_json_with_digest(path, now)
+    other = [part for part in now if before is not None and before.get(part) != now[part]]
+    if other:
+        raise UserError(
+            f"{directory} holds samples of another {' and '.join(other)} than is there now; put "
+            f"that back, or {again}"
+        )
