@@ -129,6 +129,9 @@ def test_damage_is_named(tree, tmp_path):
     shards[1].unlink()
     with files.locked(folder / ".lock"), pytest.raises(UserError, match="another config"):
         caption_features.conditions(config)
+    other = {**tree, "text": {**tree["text"], "cache": str(folder / "features.json")}}
+    with pytest.raises(UserError, match=r"config\.text\.cache: .* is a file; name a folder"):
+        caption_features.conditions(from_dict(other))
     (folder / "features.json").unlink()
     with pytest.raises(UserError, match=r"features\.json is missing, so that nothing says"):
         caption_features.conditions(config)

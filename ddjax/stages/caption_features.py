@@ -35,9 +35,8 @@ def conditions(config: Config) -> Conditions:
     read = captions_read(config, captions.count, jax.device_count())
     first = hosts.is_first()
     if first:
-        cache.directory.mkdir(parents=True, exist_ok=True)
         about = running.captions(config) | {
-            "captions": captions.count, "tokens": captions.tokens, "width": captions.width
+            "count": captions.count, "tokens": captions.tokens, "width": captions.width
         }
         cache.begin(about)
     hosts.barrier("feature cache begun")

@@ -44,8 +44,10 @@ class FeatureCache:
           about: keys and values of all that decides them.
 
         Raises:
-          UserError: they are of others; names the keys.
+          UserError: they are of others; names the keys. Or it is no folder.
         """
+        if self.directory.exists() and not self.directory.is_dir():
+            raise UserError(f"config.text.cache: {self.directory} is a file; name a folder")
         path = self.directory / "features.json"
         advice = f"move {self.directory} aside; the features are made again"
         there = files.read_json_with_digest(path, advice)
