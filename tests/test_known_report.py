@@ -101,6 +101,8 @@ def report(tmp_path_factory):
     known = {"llamagen": Teacher, "llamagen_student": Student, "patch_tokenizer": Tokenizer,
              "classifier": Net}
     streams, stream, part = [], keys.stream, run_models.part
+    (root / "pairs").mkdir()
+    (root / "pairs" / "manifest.json").write_text("{}")
 
     def part_or_pairs(config, root, conditions, name):
         """The teacher's pairs, but that its class 7 has the tokens of class 2."""
