@@ -25,7 +25,7 @@ _OVER = flags.DEFINE_multi_string(
 )
 _SEEDS = flags.DEFINE_integer("seeds", 1, "Students of each value", lower_bound=1)
 _METHODS = flags.DEFINE_list(
-    "methods", ["student_1step", "student_2step"], "Ways of sampling to evaluate"
+    "methods", ["teacher_flow", "student_1step", "student_2step"], "Ways of sampling to evaluate"
 )
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Where everything goes; runs/NAME-OF-CONFIG_ablate by default"
