@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from ddjax.config import from_dict
+from ddjax.data.conditions import CaptionTexts
 from ddjax.demo import address, memory, models, png, requests, words
 from ddjax.demo.drawing import Studio
 from ddjax.demo.events import Events
@@ -65,6 +66,14 @@ def test_fields_become_a_request(pipe):
 def test_fields_that_mean_nothing_are_refused_by_name(pipe, fields, message):
     with pytest.raises(UserError, match=message):
         asked(pipe, **fields)
+
+
+def test_prompts_are_lines_and_none_is_refused():
+    known = CaptionTexts(["a dot"], str.strip, None, None, tokens=4, width=8)
+    asked = " a red fox \n\n<b>an owl</b>, at dusk\n"
+    assert requests.conditions(known, asked) == ("prompts", ["a red fox", "<b>an owl</b>, at dusk"])
+    with pytest.raises(UserError, match="prompt: it is blank, describe an image"):
+        requests.conditions(known, " \n ")
 
 
 def test_methods_go_with_the_models(pipe):

@@ -61,7 +61,8 @@ def of_folders(
         tokenizer, **folders, steps=tuple(map(int, steps)), split=split, guidance=guidance,
         batch=max(COUNTS),
     )
-    return _read(Models(pipe, parts, " and ".join(Path(folders[part]).name for part in parts)))
+    name = " and ".join(Path(folder).name for folder in (student, teacher) if folder)
+    return _read(Models(pipe, parts, name))
 
 
 def _read(models: Models) -> Models:
