@@ -8,7 +8,6 @@ import pytest
 from ddjax.evaluation import metrics, report
 from ddjax.evaluation.frechet import Gaussian, frechet_distance
 from ddjax.evaluation.metrics import METRICS, Samples, measured
-from ddjax.evaluation.moments import Moments
 from ddjax.evaluation.network import Network
 from ddjax.evaluation.precision_recall import precision_recall
 from ddjax.evaluation.reference import Reference
@@ -172,6 +171,9 @@ def test_only_inceptions_distance_is_called_fid():
 def test_tokens_equal_are_kept_by_position():
     made = samples(FAKE)
     np.testing.assert_allclose(made.statistics.means["tokens_equal"].value, [2 / 4] * 3)
-    moments = Moments(1)
-    moments.add(FAKE)
-    assert moments.gaussian.mean_F == pytest.approx(FAKE.mean(0))
+
+
+def test_gaussian_of_features_in_memory():
+    for made in (Gaussian.of(FAKE), Gaussian.of(FAKE.astype(np.float32))):
+        assert made.mean_F == pytest.approx([53.6 / 4])
+        assert made.cov_FF == pytest.approx(np.array([[(13.0**2 + 12**2 + 11.6**2 + 36.6**2) / 3]]))

@@ -14,6 +14,12 @@ class Gaussian:
     mean_F: np.ndarray
     cov_FF: np.ndarray
 
+    @classmethod
+    def of(cls, features_NF: np.ndarray) -> "Gaussian":
+        """That of features in memory, at least two rows; `Moments` takes them batch by batch."""
+        features_NF = np.asarray(features_NF, np.float64)
+        return cls(features_NF.mean(0), np.atleast_2d(np.cov(features_NF, rowvar=False)))
+
     @functools.cached_property
     def factor_FR(self) -> np.ndarray:
         """L, where L L^T is the covariance, of rank R: pivoted Cholesky, for it may be singular."""
