@@ -86,6 +86,11 @@ def _for_people(error: Exception) -> str:
             f"the device has not enough memory ({first}); lower the batch of the stage, raise "
             "config.distill.train.accumulate or config.mesh.fsdp, or ask ddjax.plan what fits"
         )
+    if isinstance(error, RuntimeError) and "Unable to initialize backend" in first:
+        return (
+            f"the accelerator cannot be used ({first}); another program may hold it. Wait, or "
+            "compute on the CPU with JAX_PLATFORMS=cpu"
+        )
     if isinstance(error, MemoryError):
         return f"this machine has not enough memory ({first}); reduce the batch"
     if isinstance(error, OSError) and error.filename is not None:

@@ -10,10 +10,12 @@ import sys
 import zipfile
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 
+from ddjax import cli
 from ddjax.config import from_dict
 from ddjax.data.conditions import CaptionTexts
 from ddjax.demo import address, memory, models, png, requests, words
@@ -214,6 +216,21 @@ def test_a_port_in_use_is_refused():
     address.check("127.0.0.1", port)
     with pytest.raises(UserError, match="--address=home is no IP address, such as 127"):
         address.check("home", port)
+
+
+def test_an_occupied_device_is_one_line(pipe, monkeypatch):
+    def occupied(way):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory\nmore")
+
+    monkeypatch.setattr(pipe, "models", occupied)
+    with pytest.raises(UserError, match=r"no room for the models \(RESOURCE_EXHAUSTED: Out of mem"):
+        models._read(models.Models(pipe, {"student"}, "x"))
+
+
+def test_a_backend_that_is_not_there_is_one_line():
+    error = RuntimeError("Unable to initialize backend 'cuda': busy\nmore")
+    said = cli._for_people(error)
+    assert said.startswith("the accelerator cannot be used (Unable to init") and "more" not in said
 
 
 def test_who_can_reach_the_page_is_said():

@@ -3,7 +3,10 @@
 from pathlib import Path
 from typing import NamedTuple
 
+import jax
+
 from ddjax.demo import requests
+from ddjax.demo.drawing import is_out_of_memory
 from ddjax.demo.requests import COUNTS
 from ddjax.method.guidance import Guidance
 from ddjax.pipeline import Pipeline
@@ -67,6 +70,14 @@ def of_folders(
 
 def _read(models: Models) -> Models:
     """What is missing or damaged ends the command, not the first drawing."""
-    for way in requests.methods(models.pipe, models.parts):
-        models.pipe.models(way)
+    try:
+        for way in requests.methods(models.pipe, models.parts):
+            models.pipe.models(way)
+    except jax.errors.JaxRuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        raise UserError(
+            f"the device has no room for the models ({str(error).splitlines()[0]}); another "
+            "program may hold its memory"
+        ) from None
     return models

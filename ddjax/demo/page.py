@@ -14,9 +14,10 @@ from ddjax.demo.warming import Warming
 from ddjax.method.ways import Way
 from ddjax.pipeline import Pipeline
 
-# All that draws waits in one line, since there is one device; none of it is an API.
+# All that draws waits in one line, since there is one device; who presses a button again while it
+# draws gets what was asked for last. None of it is an API.
 DEVICE = {"concurrency_id": "device", "concurrency_limit": 1, "api_visibility": "private",
-          "show_progress": "minimal"}
+          "show_progress": "minimal", "trigger_mode": "always_last"}
 
 # What is drawn when the page opens.
 FIRST_COUNT, FIRST_SEED = 4, 0
@@ -118,7 +119,7 @@ def _trajectory(events: Events, offered: list[Way], pipe: Pipeline, fields: list
     frames = gr.HTML(elem_id="frames", min_height=160)
     gr.on(
         [show.click, k.input, method.input], events.trajectory, [k, method, *fields], frames,
-        trigger_mode="always_last", **DEVICE,
+        **DEVICE,
     )
 
 
