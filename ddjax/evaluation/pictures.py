@@ -17,7 +17,7 @@ from ddjax.storage.files import atomic
 DPI = 150
 
 # Inches that a character and a line of a caption take, and characters that always fit.
-CHARACTER, LINE, SHORT = 0.062, 0.13, 10
+CHARACTER, LINE, SHORT = 0.073, 0.13, 10
 
 
 def tile(images: np.ndarray, columns: int) -> np.ndarray:
