@@ -17,7 +17,6 @@ from flax import nnx
 from ddjax.config.schema import Config
 from ddjax.data.conditions import Conditions
 from ddjax.evaluation.frechet import Gaussian, frechet_distance
-from ddjax.evaluation.moments import Moments
 from ddjax.method import keys
 from ddjax.method.sampling import check_finite, student_sample
 from ddjax.runtime import progress, sharding
@@ -93,7 +92,7 @@ class HeldOut:
         else:
             ids_NL = self._read()
         self._ids, other = np.split(ids_NL, 2)
-        self._teacher = _gaussian(self._features_of(other))
+        self._teacher = Gaussian.of(self._features_of(other))
 
     def measure(self, student: nnx.Module) -> dict[str, float]:
         """`tokens_equal` and `fd` of a student.
@@ -112,7 +111,7 @@ class HeldOut:
         check_finite("student_1step, held-out noise", features, 0)
         return {
             "tokens_equal": float(np.mean(ids == self._ids)),
-            "fd": frechet_distance(_gaussian(features), self._teacher),
+            "fd": frechet_distance(Gaussian.of(features), self._teacher),
         }
 
     def _inputs(self, start: int, batch: int) -> tuple[jax.Array, Any]:
@@ -155,12 +154,6 @@ class HeldOut:
             ids = sharding.shard_batch(ids_NL[rows].astype(np.int32), batch)
             made.append(_decoded_features(self._tokenizer, self._net, ids))
         return _whole(made, len(ids_NL))
-
-
-def _gaussian(features_NF: np.ndarray) -> Gaussian:
-    moments = Moments(features_NF.shape[1])
-    moments.add(features_NF)
-    return moments.gaussian
 
 
 def _whole(parts: list[jax.Array], count: int) -> np.ndarray:
