@@ -1,16 +1,13 @@
 """Main command, runs the stages of a config: `python -m ddjax.main --config=configs/digits.py`."""
 
-import dataclasses
-import os
 import time
 from pathlib import Path
 
-import jax
 from absl import flags
 
 from ddjax import cli
 from ddjax.config.schema import Config
-from ddjax.runtime import hosts, sharding
+from ddjax.runtime import hosts
 from ddjax.stages import registry, running
 
 _WORKDIR = flags.DEFINE_string(
@@ -22,17 +19,9 @@ def main(config: Config) -> None:
     """Run the stages in their order, in the workdir of the flag."""
     begin = time.perf_counter()
     stages = registry.chosen(config)
-    hosts.join(**dataclasses.asdict(config.hosts))
     root = Path(_WORKDIR.value or f"runs/{config.name}")
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        # So that a run that goes on after a stop compiles nothing again.
-        jax.config.update("jax_compilation_cache_dir", str(root.absolute() / "compilation_cache"))
-    for stage in stages:
-        running.settings(config, stage)  # a missing model folder is reported now, not hours later
-    hosts.check_shared(root)
-    with jax.set_mesh(sharding.make_mesh(config.mesh.fsdp)):
-        for stage in stages:
-            running.run(config, root, stage)
+    running.prepare(config, root)
+    running.run_all(config, root, stages)
     hosts.print_once(f"{'total':<10} {time.perf_counter() - begin:.0f} s in {root}")
 
 

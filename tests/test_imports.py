@@ -7,7 +7,8 @@ ROOT = Path(__file__).parent.parent / "ddjax"
 
 # From the top down; a row is a package, or the modules that stand beside the packages.
 LAYERS = [
-    ["main", "benchmark", "compare_solvers", "pairs", "plan"],  # commands
+    ["ablate"],  # a command that asks the plan
+    ["main", "benchmark", "compare_solvers", "pairs", "paper", "plan"],  # commands
     ["cli"],
     ["stages"],
     ["pipeline"],

@@ -49,6 +49,7 @@ def check(c: Config) -> None:
     _check_guidance(c)
     _check_student(c)
     _check_methods(c)
+    _check_validation(c)
     for where, train in _trainings(c).items():
         _check_train(where, train)
     for key in ("count", "per_shard", "batch"):
@@ -231,6 +232,18 @@ def _check_student(c: Config) -> None:
     _require(
         c.distill.perceptual > 0 or s.split == count or bool(s.weights), "student.split", s.split,
         f"{count}, all groups, with distill.perceptual=0: nothing else trains the vector head",
+    )
+
+
+def _check_validation(c: Config) -> None:
+    d, known = c.distill, ("", "tokens_equal", "fd")
+    _require(d.validate_every >= 0, "distill.validate_every", d.validate_every, ">= 0 (0: never)")
+    ok = 2 <= d.validate_samples < 2**30
+    _require(ok, "distill.validate_samples", d.validate_samples, "in 2..2^30-1")
+    _require(d.keep_best in known, "distill.keep_best", d.keep_best, 'tokens_equal, fd, or ""')
+    _require(
+        not d.keep_best or d.validate_every > 0, "distill.validate_every", d.validate_every,
+        f">= 1 for distill.keep_best {d.keep_best}",
     )
 
 

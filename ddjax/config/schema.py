@@ -165,12 +165,26 @@ class StudentSection:
 
 @dataclasses.dataclass(frozen=True)
 class DistillSection:
-    """Training of the student: weights of the two losses, and the net of the perceptual one."""
+    """Training of the student.
+
+    Attributes:
+      train: how.
+      perceptual_net: of the perceptual loss.
+      cross_entropy: weight of this loss.
+      perceptual: weight of that one.
+      validate_every: steps between validations on held-out noise; 0 for none.
+      validate_samples: images of each.
+      keep_best: the student at the end is that of the best validation by "tokens_equal" or "fd"
+        (`ddjax.stages.validation`); "": that of the last step.
+    """
 
     train: TrainSection
     perceptual_net: ModelSection
     cross_entropy: float = 1.0
     perceptual: float = 1.0
+    validate_every: int = 0
+    validate_samples: int = 2000
+    keep_best: str = ""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -67,6 +67,10 @@ class StagePlan:
             (self.traffic / device.bandwidth, "memory traffic"),
         )
 
+    def hours(self, device: Device, utilisation: float) -> float:
+        """Of all calls, at this share of the data sheet's rates."""
+        return self.calls * self.bound(device)[0] / utilisation / 3600
+
 
 def models(config: Config) -> dict[str, nnx.Module]:
     """The models of the config as shapes and types."""
@@ -206,10 +210,11 @@ def time_table(stages: list[StagePlan], devices: int, device: Device, utilisatio
     for stage in stages:
         seconds, what = stage.bound(device)
         seconds, work = seconds / utilisation, stage.operations * devices / 1e12
-        total += stage.calls * seconds / 3600
+        hours = stage.hours(device, utilisation)
+        total += hours
         lines.append(
             f"| {stage.name} | {work / stage.batch:.3g} | {stage.calls} | {work:.4g} | {what} | "
-            f"{1e3 * seconds:.4g} | {stage.calls * seconds / 3600:.1f} |"
+            f"{1e3 * seconds:.4g} | {hours:.1f} |"
         )
     return "\n".join([*lines, f"| **together** | | | | | | {total:.1f} |"])
 
@@ -242,9 +247,19 @@ How this is estimated
 - Calls of pairs are those of one process. Of several each makes whole shards with its own devices,
   and some wait where the shards do not come out even.
 - Time: matrix products and convolutions alone, the slower of their operations at the bfloat16 peak
-  and of their operands' way through memory, at the utilisation. Evaluation, compilation, reading
-  and communication between devices come on top. `python -m ddjax.benchmark` measures what a device
-  reaches."""
+  and of their operands' way through memory, at the utilisation. Evaluation, validation,
+  compilation, reading and communication between devices come on top. `python -m ddjax.benchmark`
+  measures what a device reaches."""
+
+
+def check_utilisation(share: float) -> None:
+    """Refuse a share that is none.
+
+    Raises:
+      UserError: see there.
+    """
+    if not 0 < share <= 1:  # nor NaN, which bounds of a flag let pass
+        raise UserError(f"--utilisation: got {share}, must be above 0 and at most 1")
 
 
 def report(config: Config, devices: int, kind: str, utilisation: float) -> str:
@@ -259,8 +274,7 @@ def report(config: Config, devices: int, kind: str, utilisation: float) -> str:
     Raises:
       UserError: a mesh or a batch that does not fit the number of devices, or a share that is none.
     """
-    if not 0 < utilisation <= 1:  # nor NaN, which bounds of a flag let pass
-        raise UserError(f"--utilisation: got {utilisation}, must be above 0 and at most 1")
+    check_utilisation(utilisation)
     sharding.check_mesh(config.mesh.fsdp, devices)
     loop.check_batch("distill", config.distill.train, devices)
     device, nets, fsdp = DEVICES[kind], models(config), config.mesh.fsdp

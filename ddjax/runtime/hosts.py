@@ -70,6 +70,14 @@ def share(items: Sequence[T]) -> Sequence[T]:
     return items[jax.process_index() :: jax.process_count()]
 
 
+def of_first(values: dict[str, float]) -> dict[str, float]:
+    """What the first process has found, so that all decide alike."""
+    if jax.process_count() == 1:
+        return values
+    found = multihost_utils.broadcast_one_to_all(np.array(list(values.values())))
+    return dict(zip(values, map(float, found), strict=True))
+
+
 def print_once(text: str) -> None:
     """Print a line, once."""
     if is_first():

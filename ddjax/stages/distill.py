@@ -20,10 +20,11 @@ from ddjax.method import keys, trajectory
 from ddjax.method.sampling import student_sample
 from ddjax.models import MODELS
 from ddjax.runtime import sharding
-from ddjax.stages import feature_net, pair_generation
+from ddjax.stages import feature_net, pair_generation, validation
 from ddjax.storage import run_models
 from ddjax.storage.pair_store import Store
 from ddjax.training import loop
+from ddjax.training import validation as validation_curve
 from ddjax.training.loop import Loss
 
 
@@ -118,6 +119,7 @@ def run(config: Config, directory: Path) -> str:
         restore=config.restore,
         profile=config.profile,
         pictures=_pictures(config, conditions, tokenizer),
+        validation=validation.of_run(config, directory, teacher, tokenizer, conditions),
     )
     # As many at once as a step of the training has.
     part = section.train.batch // section.train.accumulate
@@ -127,7 +129,18 @@ def run(config: Config, directory: Path) -> str:
     )
     return f"{section.train.steps} steps on {len(source)} pairs; cross-entropy " \
         f"{scalars['cross_entropy']:.3f}, {scalars['tokens_equal']:.0%} of tokens equal on pairs " \
-        "it was trained on"
+        f"it was trained on{_validated(directory)}"
+
+
+def _validated(directory: Path) -> str:
+    """What the last validation found, and whose model was kept; "" without validation."""
+    curve = validation_curve.read(directory)
+    if curve is None:
+        return ""
+    rows = {row["step"]: row for row in curve["rows"]}
+    which = "at the end" if curve["kept"] is None else f"at step {curve['kept']}, the best, kept"
+    row = rows[curve["kept"] or max(rows)]
+    return f"; held-out noise: {row['tokens_equal']:.0%} equal, FD {row['fd']:.3g} {which}"
 
 
 def _pictures(config: Config, conditions: Conditions, tokenizer: nnx.Module) -> loop.Pictures:

@@ -7,11 +7,17 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from ddjax.config import reading
 from ddjax.config.schema import Config, ModelSection
 from ddjax.data import datasets
 from ddjax.models import MODELS
-from ddjax.storage import run_models
+from ddjax.stages import registry, running
+from ddjax.storage import model_folder, run_models
+from ddjax.storage.workdir import Folder
 from ddjax.training import loop
+
+# Where the net of the evaluation is trained, from the workdir.
+FOLDER = "feature_net"
 
 
 def loss(
@@ -63,3 +69,44 @@ def load(
         config=section.train,
         restore=config.restore,
     )
+
+
+def for_evaluation(config: Config, root: Path) -> nnx.Module:
+    """The net in whose features samples are compared, trained when it is first needed.
+
+    It is the very net that `load` trains for the evaluation, in a folder of its own.
+
+    Args:
+      config: of the run.
+      root: the workdir.
+
+    Raises:
+      UserError: it was trained by other settings, or is damaged.
+    """
+    section, directory = config.evaluate.features, root / FOLDER
+
+    def make() -> str:
+        load("classifier", "evaluate.features", directory, section, config)
+        return f"{section.train.steps} steps on {config.data.name}"
+
+    if not section.weights:
+        own = Folder(directory, settings(config), registry.MODEL)
+        own.begin(reading.plain(config))
+        running.make_once(own, "features", {}, make)
+    return load("classifier", "evaluate.features", directory, section, config)
+
+
+def settings(config: Config) -> dict[str, Any]:
+    """The keys and values that decide the net of the evaluation."""
+    section = config.evaluate.features
+    if section.weights:
+        return {"weights": section.weights}
+    return running.section_settings(config, ("data", "evaluate.features"))
+
+
+def digest_for_evaluation(config: Config, root: Path) -> str:
+    """Digest of the weights of that net."""
+    section = config.evaluate.features
+    if section.weights:
+        return run_models.check_weights("config.evaluate.features.weights", section)
+    return model_folder.saved_digest(root / FOLDER)

@@ -92,20 +92,31 @@ def generate(
     batches = _batches(config, root, shards, conditions)
     for name, ids in progress.bar(batches, "pairs", todo):
         index = shards[name]
-        _refuse_not_finite(ids, name, len(made), index.start + len(made) * batch)
+        refuse_not_finite(ids, name, len(made), index.start + len(made) * batch)
         made.append(ids)
         if len(made) * batch >= len(index):
             yield name, conditions.number(index), np.concatenate(made)[: len(index)]
             made = []
 
 
-def _refuse_not_finite(ids_BL: np.ndarray, name: str, batch: int, first: int) -> None:
+def refuse_not_finite(ids_BL: np.ndarray, name: str, batch: int, first: int) -> None:
+    """Refuse ids of -1, which mark log-probabilities that are not a number.
+
+    Args:
+      ids_BL: of a batch.
+      name: of what it belongs to.
+      batch: its number there.
+      first: number of its first pair.
+
+    Raises:
+      UserError: names the batch, the pair and the token.
+    """
     bad = np.argwhere(ids_BL < 0)
     if len(bad):
         row, token = bad[0]
         raise UserError(
             f"pairs: a log-probability is not finite in batch {batch} of {name}, at pair "
-            f"{first + row}, token {token}; the shards before it are kept. Look at the teacher's "
+            f"{first + row}, token {token}; shards that are whole are kept. Look at the teacher's "
             "weights, or compute in float32"
         )
 

@@ -40,6 +40,29 @@ def run(config: Config, directory: Path) -> str:
     return f"{count} pairs in {shards} shards, {len(made)} of them made now{conditions.remark()}"
 
 
+def take_from(config: Config, root: Path, larger: Path) -> None:
+    """Begin the store of a workdir with the first pairs of a larger one; the stage makes the rest.
+
+    They are the very pairs that the stage would make, since a pair depends on its index alone.
+
+    Args:
+      config: of the run.
+      root: its workdir.
+      larger: the workdir with the larger store.
+
+    Raises:
+      UserError: that store is damaged, or was made by other settings.
+    """
+    folder, store = running.folder(config, root, STAGES["pairs"]), Store(root / "pairs")
+    if folder.finished:
+        return
+    folder.begin(reading.plain(config))
+    if hosts.is_first():
+        store.create(about(config, root))
+        store.copy_from(Store(larger / "pairs"))
+    hosts.barrier("pairs copied")
+
+
 def verify(root: Path) -> str:
     """Check the store of a workdir; returns one line about it.
 

@@ -4,14 +4,17 @@ import contextlib
 import dataclasses
 import json
 import operator
+import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from ddjax.config import reading
 from ddjax.config.schema import Config
-from ddjax.runtime import hosts
+from ddjax.runtime import hosts, sharding
 from ddjax.stages import registry
 from ddjax.stages.registry import STAGES, Stage
 from ddjax.storage import files, run_models
@@ -21,10 +24,17 @@ from ddjax.storage.workdir import Folder
 _NEUTRAL = ("log_every", "checkpoint_every", "keep", "directory")
 
 
-def settings(config: Config, stage: Stage) -> dict[str, Any]:
+def settings(
+    config: Config, stage: Stage, weights: Callable[[str, Any], str] = run_models.check_weights
+) -> dict[str, Any]:
     """The keys and values that decide what a stage makes, flat: {"teacher.model.width": 96}.
 
     A model folder stands there by its digest: it may move, but not change. So do captions.
+
+    Args:
+      config: of the run.
+      stage: of it.
+      weights: what stands for a model folder, by its key and its section.
 
     Raises:
       UserError: a model folder or the file of captions is missing.
@@ -32,6 +42,9 @@ def settings(config: Config, stage: Stage) -> dict[str, Any]:
     tree = dataclasses.asdict(config)
     if not config.distill.perceptual:
         del tree["distill"]["perceptual_net"]
+    if not config.distill.keep_best:  # then validation does not decide what is made
+        for key in ("validate_every", "validate_samples", "keep_best"):
+            del tree["distill"][key]
     flat = {"seed": config.seed}
     todo = [stage]
     for one in todo:
@@ -47,14 +60,27 @@ def settings(config: Config, stage: Stage) -> dict[str, Any]:
         where = key.removesuffix(".weights")
         section = config.student_model if where == "student" else operator.attrgetter(where)(config)
         if flat.pop(key):
-            flat[key] = run_models.check_weights(f"config.{key}", section)
+            flat[key] = weights(f"config.{key}", section)
     flat = {key: value for key, value in flat.items() if not key.startswith("data.captions")}
     if config.has_captions:
-        flat |= _captions(config)
+        flat |= _captions(config, weights)
     return json.loads(json.dumps(flat))
 
 
-def _captions(config: Config) -> dict[str, Any]:
+def section_settings(config: Config, names: Iterable[str]) -> dict[str, Any]:
+    """As `settings`, of the seed and these sections alone.
+
+    Args:
+      config: of the run.
+      names: of sections without weights, such as evaluate.features.
+    """
+    flat = {"seed": config.seed}
+    for name in names:
+        flat |= _flatten(dataclasses.asdict(operator.attrgetter(name)(config)), name)
+    return json.loads(json.dumps(flat))
+
+
+def _captions(config: Config, weights: Callable[[str, Any], str]) -> dict[str, Any]:
     """What decides the captions and their features; files stand there by their digests."""
     data, text = config.data, config.text
     flat = {}
@@ -64,7 +90,7 @@ def _captions(config: Config) -> dict[str, Any]:
         flat |= {f"data.{key}": getattr(data, key) for key in
                  ("captions_field", "captions_seed", "captions_distinct")}
         flat |= {
-            "text.weights": run_models.check_weights("config.text.weights", text),
+            "text.weights": weights("config.text.weights", text),
             "text.pieces": text.pieces and files.input_digest(
                 Path(text.pieces), "config.text.pieces"
             ),
@@ -95,6 +121,28 @@ def seconds_before(root: Path, name: str) -> float:
     names = list(STAGES)
     earlier = (Folder(root / other, {}).finished for other in names[: names.index(name)])
     return sum(done["seconds"] for done in earlier if done)
+
+
+def prepare(config: Config, root: Path) -> None:
+    """Find the other processes, and keep compiled programs; before any device is used."""
+    hosts.join(**dataclasses.asdict(config.hosts))
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        # So that a run that goes on after a stop compiles nothing again.
+        jax.config.update("jax_compilation_cache_dir", str(root.absolute() / "compilation_cache"))
+
+
+def run_all(config: Config, root: Path, stages: Sequence[Stage]) -> None:
+    """Run stages one after another in a workdir, on the config's mesh.
+
+    Raises:
+      UserError: as `run`; a missing model folder is reported at once, not hours later.
+    """
+    for stage in stages:
+        settings(config, stage)
+    hosts.check_shared(root)
+    with jax.set_mesh(sharding.make_mesh(config.mesh.fsdp)):
+        for stage in stages:
+            run(config, root, stage)
 
 
 def run(config: Config, root: Path, stage: Stage) -> None:

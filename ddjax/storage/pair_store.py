@@ -153,6 +153,24 @@ class Store:
         shards = _shards_of_part(part) | {name: digest}
         files.write_json_with_digest(part, {"shards": shards})
 
+    def copy_from(self, larger: "Store") -> None:
+        """Add the shards that are missing from a store of more of the same pairs.
+
+        Raises:
+          UserError: that store is damaged, or holds other pairs, or fewer.
+        """
+        ours, theirs = _kind(self.manifest()), _kind(larger.manifest())
+        other = [key for key in ours if ours[key] != theirs.get(key)]
+        source = larger.source()
+        if other or self.manifest()["count"] > len(source):
+            what = f"pairs of another {' and '.join(other)}" if other else f"{len(source)} pairs"
+            raise UserError(f"{larger.directory} has {what}: none can be copied from there")
+        for name, problem in self.problems().items():
+            if problem in (MISSING, UNKNOWN) and name in self.shards():
+                pairs = source.take(np.asarray(self.shards()[name]))
+                self.write(name, pairs["condition"], pairs["ids"])
+        self.merge()
+
     def source(self) -> Source:
         """All pairs, to be read by their numbers.
 
@@ -202,6 +220,14 @@ class PairSource:
     def all(self) -> dict[str, np.ndarray]:
         """As `take`, of all pairs in order."""
         return self.take(np.arange(len(self)))
+
+
+def _kind(manifest: dict[str, Any]) -> dict[str, Any]:
+    """What a manifest says of its pairs, but for how many there are."""
+    settings = {k: v for k, v in manifest["settings"].items() if k != "pairs.count"}
+    return {k: v for k, v in manifest.items() if k not in ("count", "shards")} | {
+        "settings": settings
+    }
 
 
 def _shards_of_part(path: Path) -> dict[str, str]:

@@ -32,6 +32,7 @@ from ddjax.storage import checkpoint, model_folder
 from ddjax.training import events, profiling
 from ddjax.training.health import Health
 from ddjax.training.throughput import Throughput
+from ddjax.training.validation import Curve, Validation
 
 if TYPE_CHECKING:
     import grain
@@ -191,14 +192,17 @@ def train(
     restore: str = "latest",
     profile: tuple[int, ...] = (),
     pictures: Pictures = lambda model: {},
+    validation: Validation | None = None,
     encode: Callable[[dict[str, Any]], dict[str, Any]] = lambda batch: batch,
 ) -> Network:
-    """Train a model, or continue, or read it if it is finished; returns the averaged model.
+    """Train a model, or continue, or read it if it is finished.
+
+    Returns the averaged model, of the last step or of the best validation.
 
     Args:
       name: shown on the progress bar; names the streams of randomness.
       directory: gets `model/` (the averaged weights, once finished), `checkpoints/`, `events/`,
-        `profile/`.
+        `profile/`, `validation.json`.
       kind: of `ddjax.models.MODELS`, for the model folder.
       init: makes the model that training starts from.
       loss: see `Loss`; must not change between calls, it is a static argument of the step.
@@ -209,11 +213,13 @@ def train(
       restore: "latest" or "previous" checkpoint.
       profile: steps to trace, [start, stop); none if empty.
       pictures: for TensorBoard.
+      validation: how the averaged model is judged on the way, if it is.
       encode: makes what the loss reads of a batch on the devices, outside the gradient.
 
     Raises:
       UserError: a loss or gradient that is not finite (names step and metric; the last good
-        checkpoint stays), a damaged checkpoint, or a batch that the devices cannot share.
+        checkpoint stays), a damaged checkpoint, a batch that the devices cannot share, or a
+        validation curve that was measured otherwise.
       Preempted: SIGTERM or Ctrl-C came; a checkpoint was saved.
     """
     if (directory / "model").exists():
@@ -235,10 +241,13 @@ def train(
         health = Health(name, list(trees.flatten(state.model)), writer)
         trace = profiling.Trace(directory / "profile", profile)
         with preemption.deferred() as notice, trace:
-            hooks = Hooks(checkpoints, writer, health, throughput, trace, notice, encode)
+            curve = Curve(directory, kind, validation, int(state.step), config.steps)
+            hooks = Hooks(checkpoints, writer, health, throughput, trace, notice, encode, curve)
             state = _loop(name, state, iterator, step_fn, config, hooks, pictures)
-            model_folder.save(directory / "model", kind, state.ema)
-    return state.ema
+            model = curve.chosen(state.ema)
+            model_folder.save(directory / "model", kind, model)
+            curve.clear()
+    return model
 
 
 def _resume(
@@ -282,6 +291,7 @@ class Hooks(NamedTuple):
     trace: profiling.Trace
     notice: preemption.Notice
     encode: Callable[[dict[str, Any]], dict[str, Any]]
+    curve: Curve
 
 
 def _loop(
@@ -308,6 +318,10 @@ def _loop(
             values = health.flush()
             events.write_scalars(done, {**values, **hooks.throughput.report(done)})
             bar.set_postfix_str(f"loss {values['loss']:.4f}", refresh=False)
+        if hooks.curve.due(done):
+            health.flush()  # nor may it be judged
+            measured = hooks.curve.measure(done, state.ema)
+            events.write_scalars(done, {f"validation/{k}": v for k, v in measured.items()})
         if done % max(config.steps // PICTURES_IN_A_RUN, 1) == 0 and done < config.steps:
             _write_pictures(events, done, pictures(state.ema))
         preempted = health.stop

@@ -30,8 +30,8 @@ class Throughput:
     def report(self, step: int) -> dict[str, float]:
         """Averages since the last report; nothing in the first, since compiling came before it.
 
-        To be called when the device has done `step` steps. Pictures and checkpoints in between
-        count as time.
+        To be called when the device has done `step` steps. Pictures, validations and checkpoints
+        in between count as time.
         """
         now, waited = time.perf_counter(), self._waited
         last, self._last = self._last, (step, now)

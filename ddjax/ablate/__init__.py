@@ -1,0 +1,1 @@
+"""Ablations: one key of a config after another, over values and seeds."""

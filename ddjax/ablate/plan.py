@@ -1,0 +1,115 @@
+"""Plan of a study: what is made where, and the hours it takes, before it is begun."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from ddjax.ablate.study import SHARED, Study
+from ddjax.config.schema import Config
+from ddjax.plan import report as costs
+from ddjax.runtime import sharding
+from ddjax.runtime.devices import DEVICES
+from ddjax.stages.registry import Stage
+from ddjax.storage.workdir import Folder
+from ddjax.training import loop
+
+
+class Hardware(NamedTuple):
+    """What the hours are of: see `ddjax.plan`."""
+
+    kind: str
+    devices: int
+    utilisation: float
+
+
+class Work(NamedTuple):
+    """A row: what is made in one folder."""
+
+    where: str
+    trained: str
+    pairs: int
+    steps: int
+    students: int
+    finished: int
+    hours: float
+
+
+def text(study: Study, root: Path, hardware: Hardware | None) -> str:
+    """The plan as Markdown; without hardware there are no hours.
+
+    Raises:
+      UserError: a batch or a mesh that these devices cannot share, or a utilisation that is none.
+    """
+    if hardware:
+        costs.check_utilisation(hardware.utilisation)
+    rows = list(_works(study, root, hardware))
+    head = ["folder", "trained once", "pairs made", "students", "steps of each", "finished"]
+    head += ["hours"] if hardware else []
+    lines = [
+        f"{study.base.name}: {len(study.variants)} variants with {study.seeds} "
+        f"seed{'s' * (study.seeds > 1)} each, in {root}",
+        "",
+        "| " + " | ".join(head) + " |",
+        "| --- | --- |" + " ---: |" * (len(head) - 2),
+        *(_row(row, hardware is not None) for row in rows),
+    ]
+    if hardware:
+        lines += [
+            f"| **together** | | | | | | {sum(row.hours for row in rows):.1f} |",
+            "",
+            f"Hours of pairs and students on {hardware.devices} x {hardware.kind} at "
+            f"{hardware.utilisation:.0%} of its data sheet, as `python -m ddjax.plan` estimates "
+            "them; other trainings, validation and evaluation come on top.",
+        ]
+    else:
+        lines += ["", f"Hours: add --device, one of {', '.join(DEVICES)}."]
+    return "\n".join(lines)
+
+
+def _row(row: Work, with_hours: bool) -> str:
+    cells = [row.where, row.trained, row.pairs or "", row.students or "", row.steps or "",
+             f"{row.finished} of {row.students}" if row.students else ""]
+    cells += [f"{row.hours:.1f}"] if with_hours else []
+    return "| " + " | ".join(map(str, cells)) + " |"
+
+
+def _works(study: Study, root: Path, hardware: Hardware | None) -> Iterator[Work]:
+    shared = study.shared_stages()
+    pairs = study.shared.pairs.count if "pairs" in (stage.name for stage in shared) else 0
+    hours = _hours(study.shared, hardware, pairs=bool(pairs))
+    yield Work(SHARED, _trained(study.base, shared), pairs, 0, 0, 0, hours)
+    for variant in study.variants:
+        config, own = variant.config, study.own_stages(variant.config)
+        makes = "pairs" in (stage.name for stage in own) and not study.takes_pairs(config)
+        workdirs = [workdir for _, workdir in study.runs(root, variant)]
+        done = sum(Folder(workdir / "evaluate", {}).finished is not None for workdir in workdirs)
+        hours = _hours(config, hardware, pairs=makes, students=study.seeds)
+        yield Work(
+            variant.name, _trained(config, own), config.pairs.count if makes else 0,
+            config.distill.train.steps, study.seeds, done, hours,
+        )
+
+
+def _trained(config: Config, stages: list[Stage]) -> str:
+    """The trainings among stages, with their steps."""
+    return ", ".join(
+        f"{stage.name} {getattr(config, stage.name).train.steps} steps"
+        for stage in stages if stage.model
+    )
+
+
+def _hours(
+    config: Config, hardware: Hardware | None, *, pairs: bool, students: int = 0
+) -> float:
+    if hardware is None or not (pairs or students):
+        return 0.0
+    device, devices = DEVICES[hardware.kind], hardware.devices
+    sharding.check_mesh(config.mesh.fsdp, devices)
+    loop.check_batch("distill", config.distill.train, devices)
+    nets, hours = costs.models(config), 0.0
+    if pairs:
+        hours += costs.pairs_stage(config, nets, devices).hours(device, hardware.utilisation)
+    if students:
+        student = costs.distill_stage(config, nets, devices)
+        hours += students * student.hours(device, hardware.utilisation)
+    return hours
