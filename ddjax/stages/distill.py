@@ -20,7 +20,7 @@ from ddjax.method import keys, trajectory
 from ddjax.method.sampling import student_sample
 from ddjax.models import MODELS
 from ddjax.runtime import sharding
-from ddjax.stages import feature_net, pair_generation, validation
+from ddjax.stages import feature_net, pair_generation, score, validation
 from ddjax.storage import run_models
 from ddjax.storage.pair_store import Store
 from ddjax.training import loop
@@ -90,17 +90,53 @@ def loss_of(config: Config, noise_seed: int) -> Loss:
 
 
 def run(config: Config, directory: Path) -> str:
-    """Train; returns one line about it."""
-    root = directory.parent
+    """Train by the methods of the config; returns one line about it."""
+    root, section = directory.parent, config.distill
     teacher, tokenizer = (run_models.load(config, root, name) for name in ("teacher", "tokenizer"))
-    section = config.distill
+    conditions = run_models.conditions(config)
+    hooks = {
+        "pictures": _pictures(config, conditions, tokenizer),
+        "validation": validation.of_run(config, directory, teacher, tokenizer, conditions),
+    }
+    if "score" not in section.method:
+        about = _learn_map(config, directory, teacher, tokenizer, conditions, hooks)[1]
+        return about + _validated(directory)
+    lines = []
+    if "map" in section.method:
+        student, about = _learn_map(
+            config, directory / "map", teacher, tokenizer, conditions, {"pictures": hooks["pictures"]}
+        )
+        lines.append(f"map: {about}")
+    else:
+        student = MODELS[config.student.kind].from_teacher(
+            teacher, rngs=nnx.Rngs(keys.stream(config.seed, "distill.init"))
+        )
+    score.train(
+        config, directory, student, teacher, tokenizer.codebook, conditions, **hooks
+    )
+    lines.append(f"score: {section.score.train.steps} steps{_validated(directory)}")
+    return "; ".join(lines)
+
+
+def _learn_map(
+    config: Config,
+    directory: Path,
+    teacher: nnx.Module,
+    tokenizer: nnx.Module,
+    conditions: Conditions,
+    hooks: dict[str, Any],
+) -> tuple[nnx.Module, str]:
+    """A student of the map, and a line about it."""
+    section, root = config.distill, directory
+    while root.name != "distill":
+        root = root.parent
     perceptual_net = None
     if section.perceptual:
         perceptual_net = feature_net.load(
             "perceptual net", "distill.perceptual_net", directory / "perceptual_net",
             section.perceptual_net, config,
         )
-    store, conditions = Store(root / "pairs"), run_models.conditions(config)
+    store = Store(root.parent / "pairs")
     source = Conditioned(store.source(), conditions)
     loss_fn = loss_of(config, noise_seed=store.manifest()["settings"]["seed"])
     frozen = Frozen(tokenizer, perceptual_net)
@@ -118,8 +154,7 @@ def run(config: Config, directory: Path) -> str:
         config=section.train,
         restore=config.restore,
         profile=config.profile,
-        pictures=_pictures(config, conditions, tokenizer),
-        validation=validation.of_run(config, directory, teacher, tokenizer, conditions),
+        **hooks,
     )
     # As many at once as a step of the training has.
     part = section.train.batch // section.train.accumulate
@@ -127,9 +162,11 @@ def run(config: Config, directory: Path) -> str:
     _, scalars = jax.jit(lambda student, *rest: loss_fn(sharding.gather_unstacked(student), *rest))(
         student, frozen, source.encode(sharding.shard_batch(last, part)), jax.random.key(0)
     )
-    return f"{section.train.steps} steps on {len(source)} pairs; cross-entropy " \
-        f"{scalars['cross_entropy']:.3f}, {scalars['tokens_equal']:.0%} of tokens equal on pairs " \
-        f"it was trained on{_validated(directory)}"
+    return student, (
+        f"{section.train.steps} steps on {len(source)} pairs; cross-entropy "
+        f"{scalars['cross_entropy']:.3f}, {scalars['tokens_equal']:.0%} of tokens equal on pairs "
+        "it was trained on"
+    )
 
 
 def _validated(directory: Path) -> str:
