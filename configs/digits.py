@@ -39,6 +39,7 @@ def get_config() -> ConfigDict:
         "distill": {
             "perceptual": 0.1,
             "perceptual_net": classifier,
+            "validate_every": 500,
             "train": {"steps": 3000, "batch": 64, "learning_rate": 2e-3},
         },
         "evaluate": {"samples": 20_000, "batch": 500, "features": classifier,

@@ -7,6 +7,9 @@ r"""LlamaGen's text-to-image teachers: pairs, a student, evaluation and pictures
         --workdir=runs/t2i
     python -m ddjax.main ... --config.stages=sample --config.sample.prompts="a fox|a lighthouse"
 
+With --config.evaluate.clip.weights=conversion/weights/ViT-B-32 and
+--config.evaluate.clip.vocabulary=bpe_simple_vocab_16e6.txt.gz the report has the CLIP score.
+
 `XL` draws 256 pixels, `XL_512` 512 (t2i_XL_stage2_512.pt, converted with --grid=32). `tiny` has
 random weights and shows on a laptop that all stages run, on the captions of llamagen_t2i.txt.
 """
@@ -42,9 +45,11 @@ def _published(image_size: int, weights: str) -> dict[str, Any]:
         "teacher_ar,teacher_flow,student_1step,student_2step,teacher_involved_40_80,"
         "refine_1,refine_2,skip_106,onestep_all"
     )
+    shared = common.published(methods, common.LPIPS)
     return {
-        **common.published(methods, common.LPIPS),
+        **shared,
         "name": weights,
+        "evaluate": {**shared["evaluate"], "clip": common.CLIP},
         "data": {"name": "none", "image_size": image_size, "num_classes": 0,
                  "captions": "prompts.txt"},
         "text": {
@@ -63,7 +68,7 @@ def _published(image_size: int, weights: str) -> dict[str, Any]:
         "teacher": {
             "kind": "llamagen",
             "model": {"vocab_size": 16384, "code_dim": 8, "grid": image_size // 16,
-                      "num_classes": 0, "caption_tokens": 120, "caption_dim": 2048,
+                      "caption_tokens": 120, "caption_dim": 2048,
                       "dtype": "bfloat16", **llamagen_trunk.SIZES["XL"]},
             "weights": f"conversion/weights/{weights}",
         },
@@ -75,7 +80,10 @@ def _published(image_size: int, weights: str) -> dict[str, Any]:
 
 
 def _tiny() -> dict[str, Any]:
-    methods = "teacher_ar,teacher_flow,student_1step,student_2step,refine_1,skip_4,onestep_all"
+    methods = (
+        "teacher_ar,teacher_flow,student_1step,student_2step,teacher_involved_4_8,refine_1,skip_4,"
+        "onestep_all"
+    )
     return {
         **common.tiny(methods),
         "name": "llamagen_t2i_tiny",
@@ -84,7 +92,7 @@ def _tiny() -> dict[str, Any]:
         "text": {
             "kind": "t5",
             "model": {"vocab_size": 256, "width": 48, "heads": 4, "head_width": 16, "layers": 2,
-                      "hidden": 96, "dtype": "float32"},
+                      "hidden": 96},
             "weights": "random",
             "clean": "lower",
         },
@@ -98,7 +106,7 @@ def _tiny() -> dict[str, Any]:
         "teacher": {
             "kind": "llamagen",
             "model": {"vocab_size": 64, "code_dim": 8, "grid": 4, "width": 128, "layers": 3,
-                      "heads": 2, "num_classes": 0, "caption_tokens": 16, "caption_dim": 48},
+                      "heads": 2, "caption_tokens": 16, "caption_dim": 48},
             "weights": "random",
         },
         "guidance": {"scale": 7.5, "top_k": 40},

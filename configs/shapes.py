@@ -14,7 +14,7 @@ from ddjax.config import complete
 
 def get_config() -> ConfigDict:
     """32x32 colour images as 8x8 tokens of 4x4 pixels."""
-    image_size, tokens, width = 32, 20, 64
+    image_size, tokens, width = 32, 12, 64
     classifier = {
         "kind": "classifier",
         "model": {"image_size": image_size, "image_channels": 3, "num_classes": 12,
@@ -28,8 +28,8 @@ def get_config() -> ConfigDict:
         "data": {"name": "shapes", "image_size": image_size, "num_classes": 0, "copies": 8},
         "text": {
             "kind": "t5",
-            "model": {"vocab_size": 128, "width": width, "heads": 4, "head_width": 16, "layers": 2,
-                      "hidden": 128, "dtype": "float32"},
+            "model": {"vocab_size": 96, "width": width, "heads": 4, "head_width": 16, "layers": 2,
+                      "hidden": 128},
             "weights": "random",
             "clean": "lower",
         },
@@ -42,8 +42,7 @@ def get_config() -> ConfigDict:
         "teacher": {
             "kind": "llamagen",
             "model": {"vocab_size": 128, "code_dim": 8, "grid": 8, "width": 96, "layers": 4,
-                      "heads": 4, "num_classes": 0, "caption_tokens": tokens,
-                      "caption_dim": width},
+                      "heads": 4, "caption_tokens": tokens, "caption_dim": width},
             "train": {"steps": 2500, "batch": 32, "learning_rate": 3e-3, "weight_decay": 0.05},
         },
         "guidance": {"scale": 1.5},
@@ -59,5 +58,4 @@ def get_config() -> ConfigDict:
             "methods": "teacher_ar,teacher_flow,student_1step,student_2step,refine_1,refine_2,"
                        "onestep_all",
         },
-        "sample": {"count": 20},
     })

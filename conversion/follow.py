@@ -74,7 +74,7 @@ def _source_shape(target: tuple[int, ...], move: Move) -> tuple[int, ...]:
     # A view of a single zero has any shape and takes no memory.
     zeros = np.broadcast_to(np.float32(0), target if move.layer is None else target[1:])
     shape = move.transform.inverse(zeros).shape
-    return (shape[0] * move.transform.parts, *shape[1:])
+    return (shape[0] * move.transform.parts, *shape[1:]) if shape else shape
 
 
 def _unfilled(moves: list[Move], targets: Shapes) -> list[str]:
@@ -132,7 +132,8 @@ def _piece(move: Move, tensor: Array) -> Array:
         finite = np.isfinite(tensor.sum(dtype=np.float64))
     if not finite:
         raise UserError(f"{move.source} holds NaN or infinity; get or train the file again")
-    return move.transform.forward(np.split(tensor, move.transform.parts)[move.transform.part])
+    pieces = np.split(tensor, move.transform.parts) if tensor.shape else [tensor]
+    return move.transform.forward(pieces[move.transform.part])
 
 
 def invert(arrays: dict[str, Array], table: Table) -> dict[str, Array]:

@@ -3,7 +3,7 @@
 PyTorch files are read with `weights_only=True`, which builds tensors and plain containers only,
 and mapped into memory, so that only the weights that are used take any. Before that their own
 checksums are compared; files from before the zip format (PyTorch 1.6) have none, and cannot be
-mapped.
+mapped. Of TorchScript archives the tensors are read (`conversion.torchscript`).
 """
 
 import argparse
@@ -20,7 +20,7 @@ import safetensors
 import safetensors.torch
 import torch
 
-from conversion import checksums
+from conversion import checksums, torchscript
 from ddjax.runtime.errors import UserError
 
 Tensors = Mapping[str, torch.Tensor]
@@ -47,7 +47,7 @@ def read(file: Path, averaged: bool | None = None) -> Tensors:
         if averaged:
             raise UserError(f"{file} holds no averaged weights; leave --ema out")
         return _checked(_load_safetensors(file), file)
-    tree = _load(file)
+    tree = load_tree(file)
     places = {None: _AVERAGED + _PLAIN, True: _AVERAGED, False: _PLAIN}[averaged]
     for place in places:
         found = _weights_at(tree, place)
@@ -90,9 +90,16 @@ def _indexed(index: Path) -> list[Path]:
     return [index.parent / name for name in names]
 
 
-def _load(file: Path) -> Any:
+def load_tree(file: Path) -> Any:
+    """Whatever a file of PyTorch's holds, of tensors and plain containers.
+
+    Raises:
+      UserError: as `read`.
+    """
     try:
         zipped = checksums.is_zip(file)
+        if zipped and torchscript.is_archive(file):
+            return torchscript.tensors(file)
         if zipped:
             checksums.verify(file)
         with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
@@ -161,10 +168,4 @@ def _checked(tensors: Tensors, file: Path) -> Tensors:
     ]
     if strange:
         raise UserError(f"{file}: {strange[0]} is no plain tensor under a name; get another file")
-    # Many names of the same numbers would fill the memory from a small file.
-    claimed, there = sum(t.numel() * t.itemsize for t in tensors.values()), file.stat().st_size
-    if claimed > there:
-        raise UserError(
-            f"{file}: its tensors claim {claimed} bytes, and the file has {there}; get another file"
-        )
     return tensors

@@ -6,6 +6,7 @@ r"""Converter of published PyTorch checkpoints into model folders, and back.
     python conversion/torch_to_flax.py --model=lpips --checkpoint=vgg16-397923af.pth \
         --linear=vgg.pth
     python conversion/torch_to_flax.py --model=t5 --checkpoint=flan-t5-xl/
+    python conversion/torch_to_flax.py --model=clip --checkpoint=ViT-B-32.pt
 
 Sizes are read from the checkpoint. Weights become float32, which holds bfloat16 and float16
 exactly; the way back writes float32.
@@ -30,7 +31,18 @@ import jax
 import numpy as np
 from absl import flags
 
-from conversion import follow, kinds, llamagen, llamagen_vq, lpips, t5, var, var_vq
+from conversion import (
+    clip,
+    follow,
+    inception,
+    kinds,
+    llamagen,
+    llamagen_vq,
+    lpips,
+    t5,
+    var,
+    var_vq,
+)
 from conversion.read import Tensors, read, shards
 from conversion.tables import Shapes, Table
 from ddjax import cli
@@ -43,7 +55,7 @@ TABLES = {
     for table in (
         llamagen.TEACHER, llamagen.STUDENT, llamagen_vq.TOKENIZER,
         var.TEACHER, var.STUDENT, var_vq.TOKENIZER,
-        lpips.LPIPS, t5.ENCODER,
+        lpips.LPIPS, inception.INCEPTION, t5.ENCODER, clip.CLIP,
     )
 }
 
@@ -117,6 +129,7 @@ def convert(
     table, source = TABLES[model], " and ".join(map(str, checkpoints))
     parts = [read(file, averaged) for file in checkpoints]
     tensors = _renamed(_together(parts, source), table, source)
+    _refuse_claims(tensors, table, sum(file.stat().st_size for file in checkpoints), source)
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     try:
         config, leaves = _target(table, shapes, given)
@@ -178,6 +191,22 @@ def _renamed(tensors: Tensors, table: Table, source: str) -> Tensors:
         if other is not None and not torch.equal(found.setdefault(name, other), other):
             raise UserError(f"{source}: {alias} and {name} differ, must be equal; get it again")
     return found
+
+
+def _refuse_claims(tensors: Tensors, table: Table, there: int, source: str) -> None:
+    """Many names of the same numbers would fill the memory from a small file.
+
+    What is published may give an embedding to a decoder, too, which is left out.
+    """
+    claimed = sum(
+        tensor.numel() * tensor.itemsize for name, tensor in tensors.items()
+        if not any(re.fullmatch(pattern, name) for pattern in table.ignored)
+    )
+    if claimed > there:
+        raise UserError(
+            f"{source}: its tensors claim {claimed} bytes, and the file has {there}; get another "
+            "file"
+        )
 
 
 def _target(

@@ -86,6 +86,11 @@ def _for_people(error: Exception) -> str:
             f"the device has not enough memory ({first}); lower the batch of the stage, raise "
             "config.distill.train.accumulate or config.mesh.fsdp, or ask ddjax.plan what fits"
         )
+    if isinstance(error, RuntimeError) and "Unable to initialize backend" in first:
+        return (
+            f"the accelerator cannot be used ({first}); another program may hold it. Wait, or "
+            "compute on the CPU with JAX_PLATFORMS=cpu"
+        )
     if isinstance(error, MemoryError):
         return f"this machine has not enough memory ({first}); reduce the batch"
     if isinstance(error, OSError) and error.filename is not None:
@@ -154,7 +159,9 @@ def _parse(argv: list[str]) -> list[str]:
     try:
         return flags.FLAGS(argv)
     except (UserError, flags.Error, OSError) as error:
-        text = re.sub(r"invalid literal for int.*: ", "expected a whole number, got ", str(error))
+        missing = r"--\1 is missing; --help says what it takes"
+        text = re.sub(r"^flag --(\w+)=None: .*", missing, str(error))
+        text = re.sub(r"invalid literal for int.*: ", "expected a whole number, got ", text)
         text = text.replace("could not convert string to float:", "expected a number, got")
         sys.exit(f"error: {_one_line(text)}")
     except (AttributeError, KeyError, TypeError) as error:

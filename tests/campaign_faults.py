@@ -205,7 +205,7 @@ def go_back(arena: Arena, rng: random.Random) -> Fault:
         again = "" if len(aside) == 1 else f"{len(aside)} checkpoints were set aside"
         return _judge_all(arena)(root) or again
 
-    text = f"{path.relative_to(job.root)} cut, killed {delay:.2f} s after it was saved anew"
+    text = f"{path.relative_to(job.root)} cut, killed {delay:.2f} s after it was saved again"
     return Fault(text, job.root, judge, flags=(flag,))
 
 

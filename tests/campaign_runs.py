@@ -26,7 +26,7 @@ MOMENTS = (
     "pairs/pairs-00001.array_record", "pairs/finished.json",
     "distill/perceptual_net/checkpoints/4", "distill/perceptual_net/model",
     "distill/checkpoints/4", "distill/checkpoints/12", "distill/model",
-    "evaluate/settings.json", "evaluate/classifier/checkpoints/4", "evaluate/classifier/model",
+    "evaluate/settings.json", "feature_net/checkpoints/4", "feature_net/model",
     "metrics.json", "sample", "finished",
 )
 

@@ -1,4 +1,4 @@
-"""Tiny checkpoints in the published layouts, made anew in every session since they are random.
+"""Tiny checkpoints in the published layouts, made in every session since they are random.
 
 `golden/checkpoints.json` lists them, and what the original code computed belongs to exactly these
 weights. By file: a checksum of the weights; the copies of the weights as PLACE: SEED, where PLACE

@@ -125,7 +125,9 @@ def test_a_missing_key_is_named():
     [("llamagen", name, 576 if name in ("XL", "XXL", "3B") else 256)
      for name in ("B", "L", "XL", "XXL", "XXXL", "3B")]
     + [("var", name, 10) for name in ("d16", "d20", "d24", "d30")]
-    + [("digits", None, 16), ("fashion_mnist", None, 16)],
+    + [("digits", None, 16), ("fashion_mnist", None, 16), ("fashion_mnist", "64", 64),
+       ("fashion_mnist", "256", 256), ("fashion_mnist", "var", 4), ("tfds", "cifar10", 64),
+       ("tfds", "flowers", 64), ("tfds", "celeba", 64)],
 )
 def test_configs_are_right(file, size, groups):
     module = importlib.import_module(f"configs.{file}")
@@ -156,4 +158,56 @@ def test_token_maps_are_the_tokenizers(tokenizer, message):
     tree["teacher"]["model"] = {"vocab_size": 16, "code_dim": 4, "width": 16, "layers": 2,
                                 "heads": 2, "num_classes": 10, "scales": "1,2,4"}
     with pytest.raises(UserError, match=message):
+        from_dict(tree)
+
+
+@pytest.mark.parametrize(("argument", "size", "classes"), [("9", 32, 9), ("1,128", 128, 1)])
+def test_the_config_of_a_folder(argument, size, classes):
+    tree = importlib.import_module("configs.folder").get_config(argument).to_dict()
+    with pytest.raises(UserError, match=r"config\.data\.directory: got none, must be the folder"):
+        from_dict(tree)
+    tree["data"]["directory"] = "mine"
+    config = from_dict(tree)
+    assert config.teacher.model.num_classes == config.data.num_classes == classes
+    assert config.tokenizer.model.image_size == size and config.groups.count == 64
+
+
+@pytest.mark.parametrize("argument", ["cats", "9,33", "9,", ",32", "-1"])
+def test_a_folder_of_no_classes_or_another_size_is_refused(argument):
+    with pytest.raises(UserError, match=f"configs/folder.py:{argument}: must be CLASSES"):
+        importlib.import_module("configs.folder").get_config(argument)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("data.name", "tfds:", "got tfds:, must be one of .*folder.*tfds:NAME"),
+        ("data.image_channels", 3, "got 3, must be 0, the channels that digits has"),
+        ("data.skip_at_most", 1.0, r"got 1\.0, must be in \[0, 1\)"),
+        ("tokenizer.perceptual", -0.1, r"got -0\.1, must be >= 0"),
+        ("tokenizer.revive_every", -1, "got -1, must be >= 0"),
+    ],
+)
+def test_data_and_tokenizer_that_cannot_be_are_refused(key, value, message):
+    with pytest.raises(UserError, match=message):
+        from_dict(changed(key, value))
+
+
+def test_a_perceptual_loss_needs_a_net():
+    tree = changed("tokenizer.perceptual", 0.1)
+    tree["tokenizer"]["perceptual_net"] = None
+    with pytest.raises(UserError, match=r"perceptual_net: got none, must be a feature net"):
+        from_dict(tree)
+
+
+def test_images_of_ones_own_need_channels_and_have_no_copies():
+    tree = tiny.get_config().to_dict()
+    tree["data"] |= {"name": "folder", "directory": "mine"}
+    with pytest.raises(UserError, match=r"data\.image_channels: got 0, must be 1 or 3, for folder"):
+        from_dict(tree)
+    tree["data"] |= {"image_channels": 1, "copies": 2}
+    with pytest.raises(UserError, match=r"data\.copies: got 2, must be 1, for folder"):
+        from_dict(tree)
+    tree["data"] |= {"image_channels": 3, "copies": 1}
+    with pytest.raises(UserError, match=r"image_channels: got 1, must be 3, the data's"):
         from_dict(tree)

@@ -9,10 +9,14 @@ import numpy as np
 import pytest
 
 from ddjax.config.reading import from_dict
+from ddjax.evaluation.measuring import Measure
+from ddjax.evaluation.metrics import measured
+from ddjax.evaluation.network import Network
 from ddjax.evaluation.reference import Reference
 from ddjax.method import ways
 from ddjax.runtime import sharding
-from ddjax.stages import evaluate, sample
+from ddjax.stages import evaluate, sample, sample_sets
+from ddjax.stages.sample_sets import SampleSets
 from ddjax.storage import run_models
 from tests import tiny
 
@@ -43,33 +47,40 @@ def test_what_is_drawn_does_not_depend_on_the_batch(tmp_path, method):
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory):
-    """What is drawn for a report of two sets on one device: an evaluator, sets, reference."""
+    """What is drawn for a report of two sets on one device, and the figures by method."""
     tree = config(methods="teacher_ar,teacher_flow,refine_16", samples=12, batch=5, sets=2)
     tree["evaluate"]["features"] = {**tree["evaluate"]["features"], "weights": "random"}
     run, root = from_dict(tree), tmp_path_factory.mktemp("run")
     net = run_models.load_model(run.evaluate.features, "net", root)
     methods = [ways.parse(name) for name in run.evaluate.methods]
     with jax.set_mesh(sharding.one_device()):
-        evaluator = evaluate.Evaluator(run, root, net, methods)
-        yield evaluator, *evaluate._draw_all(evaluator, methods)
+        measure = Measure(net, Network("classifier", "random"), 5, save_every=2)
+        sets = SampleSets(run, root / "evaluate", measure, methods, lambda index: index < 12)
+        sets.make_all()
+        yield sets, {way: [sets.folder(way, i) for i in range(2)] for way in methods}
+
+
+def ids_of(folder):
+    """The ids that images of a set have, read off the images: each code has its own patch."""
+    return folder.rows("shown").reshape(12, -1)
 
 
 def test_the_reference_and_all_sets_are_drawn_apart(drawn):
     """A distance to samples that share their chance would come out too small."""
-    _, sets, reference = drawn
-    apart = [reference.ids, *(one.ids for one in sets[evaluate.TEACHER])]
-    assert len(np.unique(np.concatenate(apart), axis=0)) == 3 * 12
-    exact = np.concatenate([one.ids for one in sets[ways.TeacherFlow()]])
+    sets, folders = drawn
+    apart = [sets.folder(sample_sets.TEACHER, sample_sets.REFERENCE), *folders[sample_sets.TEACHER]]
+    assert len(np.unique(np.concatenate([ids_of(one) for one in apart]), axis=0)) == 3 * 12
+    exact = np.concatenate([one.rows("ids") for one in folders[ways.TeacherFlow()]])
     assert len(np.unique(exact, axis=0)) == 2 * 12
 
 
 def test_methods_share_the_noise_of_a_set(drawn):
     """Refinement by as many passes as there are groups is the exact map of the same noise."""
-    evaluator, sets, reference = drawn
-    for refined, exact in zip(sets[ways.Refine(16)], sets[ways.TeacherFlow()], strict=True):
-        np.testing.assert_array_equal(refined.ids, exact.ids)
-    of_data = Reference(reference.features, None, None, 1)
-    rows = {row["method"]: row for row in evaluate._rows(sets, evaluator, of_data)}
+    sets, folders = drawn
+    for refined, exact in zip(folders[ways.Refine(16)], folders[ways.TeacherFlow()], strict=True):
+        np.testing.assert_array_equal(refined.rows("shown"), exact.rows("shown"))
+    reference = Reference(sets.measure.network)
+    rows = {way.name: measured(way.name, evaluate._sets(sets, way), reference) for way in folders}
     assert rows["refine_16"]["tokens_equal"] == rows["teacher_flow"]["tokens_equal"] == 1
     assert rows["refine_16"]["deviation"]["tokens_equal"] == 0
     assert rows["teacher_ar"]["tokens_equal"] < 0.5
@@ -84,5 +95,5 @@ def test_compiles_each_program_once(tmp_path, caplog):
         evaluate.run(from_dict(tree), tmp_path / "evaluate")
     compiled = collections.Counter(re.findall(r"Compiling jit\((\w+)\)", caplog.text))
     assert compiled["draw_images"] == 2  # methods
-    named = ("_features_and_classes", "noise", "reconstruct", "train_step")
+    named = ("see", "noise", "reconstruct", "train_step")
     assert {name: compiled[name] for name in named} == dict.fromkeys(named, 1)

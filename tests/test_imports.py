@@ -8,7 +8,7 @@ ROOT = Path(__file__).parent.parent / "ddjax"
 # From the top down; a row is a package, or the modules that stand beside the packages.
 LAYERS = [
     ["ablate"],  # a command that asks the plan
-    ["main", "benchmark", "compare_solvers", "pairs", "paper", "plan"],  # commands
+    ["main", "benchmark", "compare_solvers", "demo", "metrics", "pairs", "paper", "plan"],
     ["cli"],
     ["stages"],
     ["pipeline"],

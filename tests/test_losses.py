@@ -1,4 +1,4 @@
-"""The teacher's loss against cases with a known answer."""
+"""The losses of teacher and classifier against cases with a known answer."""
 
 from types import SimpleNamespace
 
@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.special
 
-from ddjax.stages import teacher
+from ddjax.stages import feature_net, teacher
 from tests.toy import ToyTeacher
 
 
@@ -46,3 +47,28 @@ def test_so_many_labels_are_dropped_each_image_on_its_own(dropout):
     atol = 4 * np.sqrt(dropout * (1 - dropout) / 20_000)
     np.testing.assert_allclose(shares, dropout, atol=atol)
     assert (shares[0] != shares[1]) == (dropout > 0)
+
+
+def test_the_classifiers_loss_by_hand():
+    """Of images with noise of a standard deviation of 0.1, which the key chooses."""
+    images = np.random.default_rng(0).normal(size=(5, 4, 4, 1)).astype(np.float32)
+    label = np.array([0, 2, 1, 1, 0])
+    kernel = np.random.default_rng(1).normal(size=(16, 3)).astype(np.float32)
+
+    def read(images):
+        return images.reshape(len(images), -1) @ kernel
+
+    def found(key):
+        batch = {"image": images, "label": label}
+        return feature_net.loss(read, None, batch, jax.random.key(key))
+
+    def by_hand(images):
+        log_p = scipy.special.log_softmax(read(np.asarray(images)), axis=-1)
+        return -log_p[np.arange(5), label].mean(), (log_p.argmax(-1) == label).mean()
+
+    noise = jax.random.normal(jax.random.key(7), images.shape)
+    loss, scalars = found(7)
+    wanted, accuracy = by_hand(images + 0.1 * noise)
+    assert loss == pytest.approx(wanted, rel=1e-5)
+    assert scalars["accuracy"] == pytest.approx(accuracy)
+    assert found(8)[0] != loss != pytest.approx(by_hand(images)[0], rel=1e-4)

@@ -37,7 +37,8 @@ def test_the_report_has_a_row_for_each_method(finished):
     assert all(set(row) == {
         "method", "fd_data", "fd_teacher", "class_accuracy", "precision", "recall",
         "tokens_equal", "passes", "seconds_per_image", "speedup", "deviation", "colour_right",
-        "shape_right", "size_right", "place_right", "all_right", "all_right_held_out",
+        "shape_right", "size_right", "place_right", "all_right", "all_right_held_out", "fid",
+        "sfid", "inception_score",
     } for row in rows.values())
     assert rows["teacher_flow"]["tokens_equal"] == 1
     assert rows["teacher_ar"]["speedup"] == 1
@@ -181,12 +182,14 @@ def test_the_benchmark_prints_a_table_and_json_and_overwrites_nothing(folder):
     result = json.loads(output.read_text())
     assert {row["name"] for row in result["rows"]} == {
         "teacher_ar", "student_1step", "student_2step", "refine_1", "decode", "pairs",
-        "flow map of the pairs", "training step", "reading a batch of pairs"}
+        "flow map of the pairs", "training step", "reading a batch of pairs",
+        "features of evaluate.features"}
     assert all(row["seconds"] > 0 for row in result["rows"])
     rows = {(row["name"], row["batch"]): row for row in result["rows"]}
-    assert len(rows) == 7 + 2 and rows["training step", 8]["model_flop_utilisation"] > 0
+    assert len(rows) == 8 + 2 and rows["training step", 8]["model_flop_utilisation"] > 0
     assert rows["reading a batch of pairs", 8]["share_of_a_training_step"] > 0
     assert rows["pairs", 2]["pairs_per_second"] > 0 and rows["pairs", 2]["flow_map_share"] > 0
+    assert rows["features of evaluate.features", 2]["images_per_second"] > 0
     assert rows["student_1step", 2]["speedup_over_teacher"] > 0
     assert "| student_1step | 2 |" in printed and "peak memory" in printed
     code, printed = run(folder / "none", *flags, module="benchmark")

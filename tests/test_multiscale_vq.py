@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from ddjax.models import multiscale, multiscale_vq
+from ddjax.models.resize import area_matrix, bicubic_matrix
 from tests import var_golden
 from tests.golden import (
     LOGITS,
@@ -35,7 +36,7 @@ def resized(x_BCHW, matrix):
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 6, 8, 10, 13])
 def test_enlarging_is_pytorchs_bicubic(size):
     a = arrays(CASE)
-    found = resized(a[f"interp_in_{size}"], multiscale.bicubic_matrix(size, 16))
+    found = resized(a[f"interp_in_{size}"], bicubic_matrix(size, 16))
     assert_close(found, a[f"interp_bicubic_{size}_to_16"], RESIZED)
 
 
@@ -46,12 +47,12 @@ def test_enlarging_is_pytorchs_bicubic(size):
 )
 def test_shrinking_is_adaptive_average_pooling(source, grid, size):
     a = arrays(CASE)
-    found = resized(a[source], multiscale.area_matrix(grid, size))
+    found = resized(a[source], area_matrix(grid, size))
     assert_close(found, a[f"interp_area_{grid}_to_{size}"], 1e-6)
 
 
 def test_the_last_scale_is_not_resized():
-    for matrix in (multiscale.bicubic_matrix(16, 16), multiscale.area_matrix(16, 16)):
+    for matrix in (bicubic_matrix(16, 16), area_matrix(16, 16)):
         np.testing.assert_array_equal(matrix, np.eye(16))
 
 

@@ -17,6 +17,7 @@ from ddjax import pairs as pairs_command
 from ddjax.config.reading import from_dict, plain
 from ddjax.data.sources import Arrays
 from ddjax.method import flow, keys, trajectory
+from ddjax.method.flow import Solver
 from ddjax.method.guidance import Guidance, Guided
 from ddjax.runtime import preemption, trees
 from ddjax.runtime.errors import UserError
@@ -173,7 +174,7 @@ def arrays_of(template):
 def made(tmp_path_factory):
     """A workdir of pairs, and its config."""
     tree, root = tiny.get_config().to_dict(), tmp_path_factory.mktemp("run")
-    tree["seed"] = 3
+    tree["seed"], tree["flow"] = 3, {"steps": 4, "order": 2}
     for name in ("tokenizer", "teacher"):
         tree[name]["weights"] = str(root / "weights" / name)
     config = from_dict(tree)
@@ -193,7 +194,7 @@ def make(config, root):
 
 
 def test_stored_ids_are_the_map_of_the_noise_of_their_index(made):
-    """The student's loss draws this noise anew, and could not tell that it is another."""
+    """The student's loss draws this noise again, and could not tell that it is another."""
     config, root = made
     stored = Store(root / "pairs").all()
     index = np.array([0, 13, 19, 20, 31, 47])  # all shards, their first and their last
@@ -201,14 +202,16 @@ def test_stored_ids_are_the_map_of_the_noise_of_their_index(made):
     teacher, tokenizer = (run_models.load(config, root, name) for name in ("teacher", "tokenizer"))
     eps = pair_generation.noise_of(3, index, 16, 4)
 
-    @functools.partial(jax.jit, static_argnames="guidance")
-    def mapped(teacher, codes, guidance):
+    @functools.partial(jax.jit, static_argnames=("guidance", "solver"))
+    def mapped(teacher, codes, guidance=config.guidance, solver=config.flow):
         guided = Guided(teacher, guidance)
-        return trajectory.map_noise(guided, index % 10, eps, codes, config.flow)
+        return trajectory.map_noise(guided, index % 10, eps, codes, solver)
 
-    ids = mapped(teacher, tokenizer.codebook, config.guidance)
+    ids = mapped(teacher, tokenizer.codebook)
     np.testing.assert_array_equal(stored["ids"][index], ids)
-    assert (ids != mapped(teacher, tokenizer.codebook, Guidance())).any()  # guidance shows
+    # Guidance and solver show.
+    assert (ids != mapped(teacher, tokenizer.codebook, guidance=Guidance())).any()
+    assert (ids != mapped(teacher, tokenizer.codebook, solver=Solver())).any()
 
 
 def test_the_student_learns_with_the_noise_of_the_pairs(made, tmp_path, monkeypatch):
@@ -248,7 +251,7 @@ def copied(made, to):
     return to / "pairs"
 
 
-def test_repair_makes_just_the_wrong_shards_anew_and_keeps_what_was_there(made, tmp_path):
+def test_repair_makes_just_the_wrong_shards_again_and_keeps_what_was_there(made, tmp_path):
     folder = copied(made, tmp_path / "run")
     whole = {path.name: path.read_bytes() for path in folder.iterdir()}
     untouched = (folder / "pairs-00000.array_record").stat().st_mtime_ns

@@ -2,18 +2,16 @@
 
 import dataclasses
 import importlib
-import json
 
 import pytest
-from absl import flags
 
 from ddjax.config.reading import from_dict
 from ddjax.method import ways
-from ddjax.paper import __main__ as command
-from ddjax.paper import figures, table
+from ddjax.paper import figures, making, table
 from ddjax.runtime.errors import UserError
 from ddjax.storage import files
 from tests import tiny
+from tests.commands import run
 
 
 def published(family, size):
@@ -120,7 +118,15 @@ def test_figures_of_another_net_are_left_empty(tmp_path):
     (row,) = cells(text, "student_1step")
     assert (row["FID"], row["precision"]) == ("– / 9.94", "– / 0.80")
     assert row["s / image"] == "0.500 / 0.021 (+0.479)"
-    assert "metrics.json has no FID" in text and "the last layer of an lpips" in text
+    assert "metrics.json has neither FID nor IS" in text and "the last layer of an lpips" in text
+
+
+def test_inception_without_a_reference_has_a_score_alone(tmp_path):
+    written(tmp_path, [{"method": "student_1step", "fid": None, "inception_score": 190.0}])
+    text = table.text(figures.ROWS["var", "d16"], table.read(tmp_path))
+    (row,) = cells(text, "student_1step")
+    assert (row["FID"], row["IS"]) == ("– / 9.94", "190.0 / 193.6 (-3.6)")
+    assert "neither" not in text
 
 
 @pytest.mark.parametrize("content", ['{"rows": 3}', '{"rows": [{}], "samples": 3}', '{"rows": []}'])
@@ -130,54 +136,63 @@ def test_another_file_is_refused(tmp_path, content):
         table.read(tmp_path)
 
 
-@pytest.fixture
-def small(monkeypatch):
-    """The tiny config with rows of its own in the paper; only its random models are needed."""
+ROWS = (figures.Published(1, "T", "teacher_ar", 16, 3.0),
+        figures.Published(1, "S", "student_1step", 1, 5.0))
+
+
+def small():
+    """The tiny config with random models, which nothing needs to be trained for."""
     tree = tiny.get_config().to_dict()
     for section in ("tokenizer", "teacher", "student"):
         tree[section]["weights"] = "random"
     tree["evaluate"]["features"]["weights"] = "random"
     tree["evaluate"].update(methods="teacher_ar", samples=16, batch=2, sets=1)
-    rows = (figures.Published(1, "T", "teacher_ar", 16, 3.0),
-            figures.Published(1, "S", "student_1step", 1, 5.0))
-    monkeypatch.setattr(figures, "rows_of", lambda config: rows)
     return from_dict(tree)
 
 
-def run(config, root, *arguments):
-    flags.FLAGS.unparse_flags()
-    flags.FLAGS(["paper", f"--workdir={root}", "--nomake", *arguments])
-    command.main(config)
-
-
-def test_what_is_missing_has_its_command(tmp_path, capsys, small, monkeypatch):
-    monkeypatch.setattr("sys.argv", ["paper", "--config=x.py", f"--workdir={tmp_path}"])
-    run(small, tmp_path)
-    printed = capsys.readouterr().out
-    assert "| T | teacher_ar | – / 16 |" in printed
-    assert (f"Not yet made: teacher_ar, student_1step. To make them, run: python -m ddjax.main "
-            f"--config=x.py --workdir={tmp_path} --config.stages=evaluate "
-            "--config.evaluate.methods=teacher_ar,student_1step\n") in printed
-    no_weights = dataclasses.replace(
-        small, student=dataclasses.replace(small.student, weights=""),
-        teacher=dataclasses.replace(small.teacher, weights=""),
+def test_what_is_missing_has_its_command(tmp_path):
+    text = making.how_to(small(), tmp_path, ROWS, ["--config=x.py", "--workdir=a b"])
+    assert text.startswith(
+        "Not yet made: teacher_ar, student_1step. To make them, run: python -m ddjax.main "
+        "--config=x.py '--workdir=a b' --config.stages=evaluate "
+        "--config.evaluate.methods=teacher_ar,student_1step\n"
     )
-    whole = command.with_methods(no_weights, figures.rows_of(small))
-    assert [stage.name for stage in command.stages(whole)] == [
+    no_weights = dataclasses.replace(
+        small(), student=dataclasses.replace(small().student, weights=""),
+        teacher=dataclasses.replace(small().teacher, weights=""),
+    )
+    whole = making.with_methods(no_weights, ROWS)
+    assert [stage.name for stage in making.stages(whole)] == [
         "teacher", "pairs", "distill", "evaluate"
     ]
+    two_steps = figures.Published(1, "S", "student_3step", 3, 5.0)
+    with pytest.raises(UserError, match=r"student_3step: student\.steps has 2 steps"):
+        making.with_methods(small(), (two_steps,))
 
 
 @pytest.mark.slow
-def test_missing_rows_are_made(tmp_path, capsys, small):
-    run(small, tmp_path, "--make")
-    printed = capsys.readouterr().out
-    rows = {row["method"] for row in json.loads((tmp_path / "metrics.json").read_text())["rows"]}
-    assert {"teacher_ar", "student_1step"} <= rows
-    assert "| S | student_1step | 1 / 1 |" in printed and "Not yet made" not in printed
+def test_missing_rows_are_made(tmp_path):
+    making.make(small(), tmp_path, ROWS)
+    ours = table.read(tmp_path)
+    assert table.missing(ROWS, ours) == []
+    assert cells(table.text(ROWS, ours), "student_1step")[0]["steps"] == "1 / 1"
     before = (tmp_path / "metrics.json").stat().st_mtime_ns
-    run(small, tmp_path, "--make")
+    making.make(small(), tmp_path, ROWS)
     assert (tmp_path / "metrics.json").stat().st_mtime_ns == before
     written(tmp_path, [{"method": "teacher_ar", "fid": 3.0}])
     with pytest.raises(UserError, match="evaluate has finished without student_1step; move it"):
-        run(small, tmp_path, "--make")
+        making.make(small(), tmp_path, ROWS)
+    assert "To make them, move " in making.how_to(small(), tmp_path, ROWS, [])
+
+
+@pytest.mark.slow
+def test_the_command_prints_the_rows_and_what_is_missing(tmp_path):
+    written(tmp_path, [{"method": "student_1step", "fid": 12.0, "passes": 1}])
+    code, output = run(tmp_path, module="paper", config="configs/llamagen.py:B")
+    assert code == 0, output
+    assert "| DD 1 step | student_1step | 1 / 1 |" in output and "12.00 / 15.50 (-3.50)" in output
+    assert "Not yet made: teacher_ar, student_2step. To make them, run: python -m ddjax.main " \
+        f"--config=configs/llamagen.py:B --workdir={tmp_path} " \
+        "--config.stages=pairs,distill,evaluate " in output
+    code, output = run(tmp_path, module="paper", config="configs/var.py:d30")
+    assert code == 1 and output.splitlines()[-1].startswith("error: config.teacher: the paper has")

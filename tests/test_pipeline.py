@@ -14,7 +14,7 @@ from ddjax.method import ways
 from ddjax.method.guidance import Guidance, Guided
 from ddjax.pipeline import Pipeline
 from ddjax.runtime.errors import UserError
-from ddjax.stages import sample
+from ddjax.stages import pair_generation, sample
 from ddjax.storage import model_folder, run_models
 from tests import tiny
 
@@ -78,6 +78,13 @@ def test_noise_of_ones_own(pipe):
     )
     swapped = pipe(labels=[4, 3], method="teacher_flow", noise=noise[::-1])
     np.testing.assert_array_equal(swapped.ids[::-1], out.ids)
+
+
+def test_noise_is_not_that_of_the_pairs(pipe):
+    """With it a student would be seen at what it has learnt by heart."""
+    learnt = pair_generation.noise_of(5, np.arange(3), 16, 4)
+    noise = pipe.noise(3, seed=5)
+    assert noise.shape == learnt.shape and (noise != learnt).all()
 
 
 def test_ids_to_start_from(pipe):

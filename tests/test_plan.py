@@ -5,15 +5,19 @@ import functools
 import importlib
 
 import jax
+import numpy as np
 import pytest
 from absl import flags
 
+from configs import llamagen_t2i
 from ddjax.config.reading import from_dict
 from ddjax.plan import __main__ as command
-from ddjax.plan import compiled, memory, report
+from ddjax.plan import captions, compiled, memory, report
 from ddjax.runtime import sharding
 from ddjax.runtime.devices import DEVICES
 from ddjax.runtime.errors import UserError
+from ddjax.stages import caption_features
+from ddjax.storage import model_folder
 from ddjax.training import loop
 from tests import tiny
 
@@ -55,6 +59,31 @@ def test_memory_of_the_tiny_job():
     rest = [name for name in training.bytes if "/" not in name]
     assert [training.bytes[name] for name in rest] == [whole.bytes[name] for name in rest]
     assert training.bytes["activations at their peak"] > 0
+
+
+def test_captions_cost_their_encoder_or_a_cache(tmp_path):
+    tree = llamagen_t2i.get_config("tiny").to_dict()
+    kept = {**tree, "text": {**tree["text"], "cache": str(tmp_path)}}
+    nets = report.models(from_dict(tree))
+    for make in (report.pairs_stage, report.distill_stage):
+        computed, read = (make(from_dict(one), nets, 1) for one in (tree, kept))
+        encoder = model_folder.template("t5", from_dict(tree).text.model)
+        assert computed.bytes["text encoder"] == 4 * report.parameters(encoder)
+        assert "text encoder" not in read.bytes and not list(tmp_path.iterdir())
+        batch, tokens, layers = computed.batch, 16, 2
+        weights = 4 * 48 * 64 + 3 * 48 * 96  # q, k, v, o; two in, one out
+        wanted = 2 * batch * tokens * layers * (weights + 2 * tokens * 64)  # and keys, values
+        assert computed.operations - read.operations == pytest.approx(wanted)
+    line = captions.cache_size(from_dict(kept), 1)
+    cached = caption_features.conditions(from_dict(kept))
+    tokens = cached.take(np.arange(20))["mask"].sum()
+    assert f"20 captions x {tokens / 20:.1f} tokens (mean of 20) x 48 x 2 bytes = " \
+        f"{tokens * 48 * 2 / 1e9:.3f} GB" in line
+    tree["data"]["captions"] = "nowhere.txt"
+    report.pairs_stage(from_dict(tree), nets, 1)  # needs no captions
+    assert "not known (config.data.captions: nowhere.txt: No such file" in captions.cache_size(
+        from_dict(tree), 1
+    )
 
 
 def test_decoding_keeps_keys_and_values_for_both_halves_of_guidance():

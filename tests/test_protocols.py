@@ -12,6 +12,8 @@ from ddjax.method import codes, protocols
 from ddjax.method.guidance import Guidance, Guided
 from ddjax.models import MODELS
 from ddjax.models.classifier import Classifier, ClassifierConfig
+from ddjax.models.clip import CLIP, CLIPConfig
+from ddjax.models.inception import Inception, InceptionConfig
 from ddjax.models.llamagen import LlamaGenStudent, LlamaGenTeacher
 from ddjax.models.llamagen_trunk import LlamaGenConfig
 from ddjax.models.lpips import LPIPS, LPIPSConfig
@@ -21,6 +23,7 @@ from ddjax.models.t5 import T5Config, T5Encoder
 from ddjax.models.var import VARStudent, VARTeacher
 from ddjax.models.var_trunk import VARConfig
 from ddjax.models.vq import VQTokenizer, VQTokenizerConfig
+from ddjax.runtime import trees
 from tests.toy import ToyConfig, ToyTeacher
 
 V, C, BATCH = 12, 4, 2
@@ -49,9 +52,11 @@ TOKENIZERS = {
     ),
 }
 ENCODERS = {"t5": (T5Encoder, T5Config(50, 16, 2, 8, 2, 24))}
+SCORERS = {"clip": (CLIP, CLIPConfig(6, 8, 4, 16, 2, 2, 50, 5, 24, 3, 1))}
 NETS = {
     "classifier": (Classifier, ClassifierConfig(12, 3, 7, channels=4, features=8)),
     "lpips": (LPIPS, LPIPSConfig((8, 8), (1, 1))),
+    "inception": (Inception, InceptionConfig(divisor=16)),
 }
 
 
@@ -59,7 +64,13 @@ NETS = {
 def lively(cls, config):
     """A model no part of which is zero, as some are at first; by NumPy, since that is fast."""
     shapes, rng = jax.eval_shape(lambda: cls(config, rngs=nnx.Rngs(0))), np.random.default_rng(0)
-    return jax.tree.map(lambda x: jnp.asarray(0.4 * rng.normal(size=x.shape), x.dtype), shapes)
+
+    def leaf(path, x):
+        values = 0.4 * rng.normal(size=x.shape)
+        positive = trees.path_name(path).endswith("variance")
+        return jnp.asarray(np.abs(values) if positive else values, x.dtype)
+
+    return jax.tree_util.tree_map_with_path(leaf, shapes)
 
 
 def conditions(config, batch=BATCH):
@@ -90,7 +101,7 @@ def all_models():
     for protocol, cases in (
         (protocols.Teacher, TEACHERS), (protocols.Student, students),
         (protocols.Tokenizer, TOKENIZERS), (protocols.FeatureNet, NETS),
-        (protocols.TextEncoder, ENCODERS),
+        (protocols.TextEncoder, ENCODERS), (protocols.ImageTextNet, SCORERS),
     ):
         for name, (cls, config) in cases.items():
             yield pytest.param(protocol, cls, config, id=f"{protocol.__name__} {name}")
@@ -101,7 +112,7 @@ def test_a_model_has_all_that_its_protocol_asks_for(protocol, cls, config):
     model = lively(cls, config)
     assert isinstance(model, protocol)
     others = {protocols.Teacher, protocols.Student, protocols.Tokenizer, protocols.FeatureNet,
-              protocols.TextEncoder}
+              protocols.TextEncoder, protocols.ImageTextNet}
     assert not any(isinstance(model, other) for other in others - {protocol})
     assert model.config == config and type(config) is cls.Config
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(model))
@@ -111,7 +122,8 @@ def test_a_model_has_all_that_its_protocol_asks_for(protocol, cls, config):
 
 
 def test_every_kind_of_model_is_tested_here():
-    tested = {cls for cases in (TEACHERS, TOKENIZERS, NETS, ENCODERS) for cls, _ in cases.values()}
+    cases = {**TEACHERS, **TOKENIZERS, **NETS, **ENCODERS, **SCORERS}
+    tested = {cls for cls, _ in cases.values()}
     assert set(MODELS.values()) <= tested | set(STUDENTS.values())
 
 
@@ -244,14 +256,45 @@ def test_a_tokenizer_there_and_back(name):
     assert (back.shape, back.dtype) == (images.shape, jnp.float32)
 
 
+@pytest.mark.parametrize("name", TOKENIZERS)
+def test_a_tokenizer_in_training(name):
+    """The same ids and image as in use, a gradient for every part, and other codes at will."""
+    model = lively(*TOKENIZERS[name])
+    images = jax.random.uniform(jax.random.key(0), (BATCH, 12, 12, 3), minval=-1, maxval=1)
+
+    def loss(model, images):
+        found = model.autoencode(images)
+        value = jnp.mean((found.image - images) ** 2) + found.codebook + found.commitment
+        return value, (found, model.encode(images), model.decode(model.codebook[found.ids_BL]))
+
+    (_, (found, ids, image)), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(model, images)
+    np.testing.assert_array_equal(found.ids_BL, ids)
+    np.testing.assert_allclose(np.clip(found.image, -1, 1), np.clip(image, -1, 1), atol=1e-4)
+    for path, leaf in trees.flatten(grads).items():
+        # A number added to all keys changes no attention.
+        assert path.endswith("attn/k/bias") or np.abs(leaf).max() > 0, path
+    other = jax.random.normal(jax.random.key(1), (V, C))
+    changed = jax.jit(lambda model: model.with_codes(other))(model)
+    wanted = other if name == "multiscale" else codes.unit(other)
+    np.testing.assert_allclose(changed.codebook, wanted, atol=1e-6)
+    assert jax.tree.structure(changed) == jax.tree.structure(model)
+
+
 @pytest.mark.parametrize("name", NETS)
 def test_a_feature_net_compares_images(name):
     model = lively(*NETS[name])
     a, b = jax.random.uniform(jax.random.key(0), (2, BATCH, 12, 12, 3), minval=-1, maxval=1)
-    features, logits = model.features(a), model(a)
+    features, logits, measured = jax.jit(lambda net, x: (net.features(x), net(x), net.measure(x)))(
+        model, a
+    )
     assert features.shape == (BATCH, features.shape[1]) and features.dtype == jnp.float32
     assert (logits.shape, logits.dtype) == ((BATCH, model.num_classes), jnp.float32)
-    distance = model.distance(a, b)
+    assert all(x is None or (x.dtype == jnp.float32 and len(x) == BATCH) for x in measured)
+    np.testing.assert_array_equal(measured.pooled_BF, features)
+    if model.num_classes:
+        np.testing.assert_array_equal(measured.logits_BK, logits)
+    between = jax.jit(lambda net, a, b: net.distance(a, b))
+    distance = between(model, a, b)
     assert (distance.shape, distance.dtype) == ((BATCH,), jnp.float32)
     assert (np.abs(distance) > 1e-4).all()
-    np.testing.assert_array_equal(model.distance(a, a), 0)
+    np.testing.assert_array_equal(between(model, a, a), 0)

@@ -23,7 +23,7 @@ def config():
     tree["teacher"]["model"] |= {"width": 64, "layers": 3}
     tree["teacher"]["train"] |= {"steps": 500, "learning_rate": 4e-3}
     tree["pairs"] |= {"count": 16_000}
-    tree["distill"]["perceptual"] = 0.0
+    tree["distill"] |= {"perceptual": 0.0, "validate_every": 0}
     tree["distill"]["train"] |= {"steps": 700, "learning_rate": 4e-3}
     tree["evaluate"]["features"]["train"]["steps"] = 200
     tree["evaluate"] |= {

@@ -1,5 +1,6 @@
 """Pictures of shapes: the checker finds what was drawn, and tells what was not."""
 
+import gzip
 import json
 
 import numpy as np
@@ -11,6 +12,7 @@ from ddjax.data import datasets, shapes
 from ddjax.data.shapes import Scene, Thing
 from ddjax.runtime.errors import UserError
 from ddjax.stages import registry, running
+from tests.test_clip_score import SMALL
 
 RED, BLUE = Thing("small", "red", "circle"), Thing("large", "blue", "square")
 
@@ -98,7 +100,11 @@ def test_the_whole_job(tmp_path):
     tree["stages"] = "teacher,pairs,distill,evaluate"
     tree["teacher"]["model"] |= {"layers": 1, "width": 32}
     tree["pairs"] |= {"count": 16, "per_shard": 16, "batch": 8}
-    tree["evaluate"] |= {"samples": 20, "batch": 20, "sets": 1, "methods": "student_1step"}
+    vocabulary = tmp_path / "bpe.txt.gz"
+    vocabulary.write_bytes(gzip.compress(b"a title\n"))
+    tree["evaluate"] |= {"samples": 20, "batch": 20, "sets": 1, "methods": "student_1step",
+                         "clip": {"kind": "clip", "model": SMALL, "weights": "random",
+                                  "vocabulary": str(vocabulary)}}
     config = from_dict(tree)
     for stage in registry.chosen(config):
         running.run(config, tmp_path, stage)
@@ -106,7 +112,9 @@ def test_the_whole_job(tmp_path):
     rows = {row["method"]: row for row in found}
     assert 0 <= rows["student_1step"]["all_right"] <= rows["student_1step"]["colour_right"] <= 1
     assert rows["student_1step"]["all_right_held_out"] is not None
+    assert 0 <= rows["student_1step"]["clip_score"] <= 100
     report = (tmp_path / "report.md").read_text()
+    assert "| CLIP score |" in report
     assert "| all right, held out |" in report and "captions of which there is no" in report
 
 

@@ -27,6 +27,8 @@ def test_stopped_again_and_again_it_ends_the_same(finished, folder):
         (terminate, "pairs/pairs-00000.array_record"),
         (terminate, "distill/checkpoints/4"),
         (terminate, "evaluate/settings.json"),
+        (kill, "evaluate/data/reconstruction"),
+        (terminate, "evaluate/student_2step/set_0"),
     ):
         process = start(root)
         assert wait_for(process, root / target), process.communicate()[0]

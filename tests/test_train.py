@@ -150,7 +150,8 @@ def test_nets_that_compare_images_go_back_too(tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "train", lambda **options: options["restore"])
     config = from_dict({**tiny.get_config().to_dict(), "restore": "previous"})
     section = config.evaluate.features
-    assert feature_net.load("net", "evaluate.features", tmp_path, section, config) == "previous"
+    found = feature_net.load("net", "evaluate.features", tmp_path, "net", section, config)
+    assert found == "previous"
 
 
 def test_a_finished_run_is_read_not_run(tmp_path):

@@ -1,6 +1,5 @@
 """Validation during training: the curve and the best model, also of a training that was stopped."""
 
-import json
 import shutil
 
 import jax
@@ -8,15 +7,15 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from ddjax.config.reading import from_dict
-from ddjax.evaluation.frechet import frechet_distance
+from ddjax.config.reading import from_dict, plain
+from ddjax.evaluation.frechet import Gaussian, frechet_distance
 from ddjax.method import keys, trajectory
 from ddjax.method.guidance import Guided
 from ddjax.method.sampling import student_sample
 from ddjax.models import MODELS
 from ddjax.runtime import sharding
 from ddjax.runtime.errors import UserError
-from ddjax.stages import feature_net, validation
+from ddjax.stages import feature_net, held_out
 from ddjax.storage import model_folder, run_models
 from ddjax.training import validation as curves
 from ddjax.training.validation import Validation
@@ -135,7 +134,7 @@ def test_a_curve_is_not_continued_with_other_samples(whole, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def held_out(tmp_path_factory):
+def setting(tmp_path_factory):
     tree = tiny.get_config().to_dict()
     for section in ("tokenizer", "teacher"):
         tree[section]["weights"] = "random"
@@ -143,27 +142,30 @@ def held_out(tmp_path_factory):
                                                "weights": "random"})
     tree["pairs"]["batch"] = 1
     tree["distill"].update(validate_every=2, validate_samples=10)
-    config, root = from_dict(tree), tmp_path_factory.mktemp("run")
+    root = tmp_path_factory.mktemp("run")
     (root / "distill").mkdir()
-    teacher, tokenizer = (run_models.load(config, root, n) for n in ("teacher", "tokenizer"))
-    return config, root, teacher, tokenizer
+    return from_dict(tree), root
 
 
-def made(setting, mesh=sharding.one_device):
-    config, root, teacher, tokenizer = setting
-    with jax.set_mesh(mesh()):
-        return validation.of_run(
-            config, root / "distill", teacher, tokenizer, run_models.conditions(config)
-        )
+def models(config, root):
+    return (run_models.load(config, root, name) for name in ("teacher", "tokenizer"))
 
 
-def test_what_is_measured_against_an_independent_computation(held_out):
+def made(config, root):
+    """On the current mesh."""
+    return held_out.validation(
+        config, root / "distill", *models(config, root), run_models.conditions(config)
+    )
+
+
+def test_what_is_measured_against_an_independent_computation(setting):
     """Ten noises of the student and the teacher, ten others of the teacher; 8 devices as one."""
-    config, root, teacher, tokenizer = held_out
+    config, root = setting
+    teacher, tokenizer = models(config, root)
     student = MODELS["llamagen_student"].from_teacher(teacher, rngs=nnx.Rngs(5))
-    found = made(held_out)
+    found = made(config, root)
     assert (found.every, found.keep_best, found.about["samples"]) == (2, "", 10)
-    net = run_models.load_model(config.evaluate.features, "evaluate.features", root)
+    net = run_models.load_model(config.evaluate.features, "evaluate.features.weights", root)
     index, label = np.arange(20, dtype=np.int32), np.arange(20, dtype=np.int32) % 10
     eps = keys.noise(keys.stream(0, "distill.validation"), index, 16, 4)
     exact = jax.jit(lambda teacher, *rest: trajectory.map_noise(
@@ -174,44 +176,52 @@ def test_what_is_measured_against_an_independent_computation(held_out):
         student, tokenizer.codebook, eps[:10], label[:10]
     )
     teachers = net.features(tokenizer.decode(tokenizer.codebook[ids[10:]]))
-    fd = frechet_distance(net.features(tokenizer.decode(drawn.x_BLC)), teachers)
+    fd = frechet_distance(*(
+        Gaussian(np.mean(rows, 0), np.cov(np.float64(rows), rowvar=False))
+        for rows in (net.features(tokenizer.decode(drawn.x_BLC)), teachers)
+    ))
     equal = np.mean(np.asarray(drawn.ids_BL) == ids[:10])
     assert 0 < equal < 1 and fd > 0
     scalars = found.measure(student)
     assert scalars["tokens_equal"] == pytest.approx(equal)
     assert scalars["fd"] == pytest.approx(fd, rel=1e-4)
     np.testing.assert_array_equal(np.load(root / "distill" / "held_out_20.npy"), ids)
-    everywhere = made(held_out, mesh=lambda: sharding.make_mesh(2))
     with jax.set_mesh(sharding.make_mesh(2)):
-        assert everywhere.measure(student)["fd"] == pytest.approx(fd, rel=1e-3)
+        everywhere = made(config, root)
+        assert everywhere.measure(sharding.shard(student, student.layout)) == {
+            "tokens_equal": pytest.approx(equal), "fd": pytest.approx(fd, rel=1e-3)
+        }
 
 
-def test_a_damaged_map_of_the_held_out_noise_is_named(held_out, tmp_path):
-    config, _, teacher, tokenizer = held_out
+def test_a_damaged_map_of_the_held_out_noise_is_named(setting, tmp_path):
+    config, _ = setting
     (tmp_path / "distill").mkdir()
     path = tmp_path / "distill" / "held_out_20.npy"
     for content in (b"", b"no array at all"):
         path.write_bytes(content)
         with pytest.raises(UserError, match=r"held_out_20\.npy is damaged .*move it aside"):
-            made((config, tmp_path, teacher, tokenizer))
+            made(config, tmp_path)
     np.save(path, np.zeros((20, 4), np.uint16))
     with pytest.raises(UserError, match=r"its shape is \(20, 4\), not \(20, 16\)"):
-        made((config, tmp_path, teacher, tokenizer))
+        made(config, tmp_path)
 
 
-@pytest.mark.slow
-def test_the_feature_net_is_the_one_that_the_evaluation_trains(finished, tmp_path):
+def test_the_feature_net_is_the_evaluations(finished, tmp_path):
+    """Trained once, by whoever needs it first, in a folder with its settings."""
     root, _ = finished
     config = from_dict(tiny.get_config().to_dict())
-    with jax.set_mesh(sharding.make_mesh(1)):
+    with jax.set_mesh(sharding.one_device()):
         feature_net.for_evaluation(config, tmp_path)
-    of_evaluation = json.loads((root / "evaluate/classifier/model/config.json").read_text())
-    assert feature_net.digest_for_evaluation(config, tmp_path) == of_evaluation["sha256"]
+        digest = feature_net.digest_for_evaluation(config, tmp_path)
+        assert digest == feature_net.digest_for_evaluation(config, root)
+        other = from_dict({**plain(config), "seed": 1})
+        with pytest.raises(UserError, match="feature_net was made by other settings: seed"):
+            feature_net.for_evaluation(other, tmp_path)
 
 
 def test_without_validation_nothing_is_made(tmp_path):
     config = from_dict(tiny.get_config().to_dict())
-    assert validation.of_run(config, tmp_path / "distill", None, None, None) is None
+    assert held_out.validation(config, tmp_path / "distill", None, None, None) is None
     assert not list(tmp_path.iterdir())
 
 

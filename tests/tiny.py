@@ -7,10 +7,22 @@ TOKENIZERS = {
     "patch_tokenizer": {**IMAGE, "patch": 2, "width": 8},
     "llamagen_tokenizer": {**IMAGE, "channels": 4, "multipliers": (1, 1), "blocks": 1,
                            "z_channels": 4, "norm_groups": 2},
+    "var_tokenizer": {**IMAGE, "channels": 4, "multipliers": (1, 1), "blocks": 1, "z_channels": 4,
+                      "norm_groups": 2, "scales": (1, 2, 4)},
 }
+# Of teacher and student, by the tokenizer's kind.
+FAMILIES = {
+    "var_tokenizer": ("var", "var_student", {"scales": (1, 2, 4)}, (0, 1), 2,
+                      "teacher_ar,teacher_flow,student_1step,student_2step,teacher_involved_1_2,"
+                      "refine_1,skip_1,onestep_class,onestep_all"),
+}
+LLAMAGEN = ("llamagen", "llamagen_student", {"grid": 4}, (0, 5), 10,
+            "teacher_ar,teacher_flow,student_1step,student_2step,teacher_involved_2_6,refine_1,"
+            "refine_2,skip_4,onestep_class,onestep_all")
 
 
 def get_config(tokenizer="patch_tokenizer"):
+    teacher, student, grid, steps, split, methods = FAMILIES.get(tokenizer, LLAMAGEN)
     classifier = {
         "kind": "classifier",
         "model": {"image_size": 8, "image_channels": 1, "num_classes": 10, "channels": 4,
@@ -28,23 +40,23 @@ def get_config(tokenizer="patch_tokenizer"):
         "tokenizer": {
             "kind": tokenizer,
             "model": TOKENIZERS[tokenizer],
+            "perceptual_net": classifier,
             "train": train,
         },
         "teacher": {
-            "kind": "llamagen",
-            "model": {"vocab_size": 16, "code_dim": 4, "grid": 4, "width": 16, "layers": 2,
-                      "heads": 2, "num_classes": 10},
+            "kind": teacher,
+            "model": {"vocab_size": 16, "code_dim": 4, "width": 16, "layers": 2, "heads": 2,
+                      "num_classes": 10, **grid},
             "train": train,
         },
         "guidance": {"scale": 1.5},
         "flow": {},
         "pairs": {"count": 48, "per_shard": 20, "batch": 8},
-        "student": {"kind": "llamagen_student", "steps": (0, 5), "split": 10},
+        "student": {"kind": student, "steps": steps, "split": split},
         "distill": {"perceptual_net": classifier, "train": train},
         "evaluate": {
             "samples": 50, "batch": 25, "sets": 2, "features": classifier,
-            "methods": "teacher_ar,teacher_flow,student_1step,student_2step,"
-                       "teacher_involved_2_6,refine_1,refine_2,skip_4,onestep_class,onestep_all",
+            "methods": methods,
         },
         "sample": {"count": 4},
     })

@@ -7,6 +7,7 @@ Each --over varies one key, and leaves all others as the config has them. Prints
 is not finished, writes ablation.md, ablation.json and curves.png into the workdir.
 """
 
+import shlex
 import sys
 from pathlib import Path
 
@@ -15,10 +16,8 @@ from absl import flags
 from ddjax import cli
 from ddjax.ablate import curves, plan, results, study, variants
 from ddjax.config.schema import Config
-from ddjax.method import ways
 from ddjax.runtime import hosts
 from ddjax.runtime.devices import DEVICES
-from ddjax.runtime.errors import UserError
 from ddjax.stages import running
 
 _OVER = flags.DEFINE_multi_string(
@@ -26,7 +25,7 @@ _OVER = flags.DEFINE_multi_string(
 )
 _SEEDS = flags.DEFINE_integer("seeds", 1, "Students of each value", lower_bound=1)
 _METHODS = flags.DEFINE_list(
-    "methods", ["student_1step", "student_2step"], "Ways of sampling to evaluate"
+    "methods", ["teacher_flow", "student_1step", "student_2step"], "Ways of sampling to evaluate"
 )
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Where everything goes; runs/NAME-OF-CONFIG_ablate by default"
@@ -40,8 +39,9 @@ _UTILISATION = flags.DEFINE_float(
 
 
 def main(config: Config) -> None:
-    """Plan, run and report the ablations of the flags."""
-    todo = of_flags(config)
+    """Plan, run and report the ablations that the flags ask for."""
+    found = variants.of_overs(config, _OVER.value, _METHODS.value)
+    todo = study.Study(config, found, _SEEDS.value)
     root = Path(_WORKDIR.value or f"runs/{config.name}_ablate")
     hardware = None
     if _DEVICE.value:
@@ -53,29 +53,11 @@ def main(config: Config) -> None:
     hosts.print_once(plan.text(todo, root, hardware))
     study.run(todo, root)
     if hosts.is_first():
-        found = results.collect(todo, root)
-        command = " ".join(["python -m ddjax.ablate", *sys.argv[1:]])
-        print(f"\n{results.write(root, found, command)}\n")
-        curves.draw(root / "curves.png", found)
+        numbers = results.collect(todo, root)
+        command = " ".join(["python -m ddjax.ablate", *map(shlex.quote, sys.argv[1:])])
+        print(f"\n{results.write(root, numbers, command)}\n")
+        curves.draw(root / "curves.png", numbers)
         print(f"{root / 'ablation.md'}", flush=True)
-
-
-def of_flags(config: Config) -> study.Study:
-    """The study that the flags ask for.
-
-    Raises:
-      UserError: there is no --over, or one is wrong, or a method is unknown.
-    """
-    if not _OVER.value:
-        raise UserError("--over is missing; give one such as --over=pairs.count=5000,10000")
-    for name in _METHODS.value:
-        ways.parse(name)
-    keys = [over.partition("=")[0].strip() for over in _OVER.value]
-    for key in keys:
-        if keys.count(key) > 1:
-            raise UserError(f"--over={key} is there twice; give all its values in one")
-    found = [v for over in _OVER.value for v in variants.of_over(config, over, _METHODS.value)]
-    return study.Study(config, found, _SEEDS.value)
 
 
 if __name__ == "__main__":

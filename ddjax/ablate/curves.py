@@ -8,6 +8,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib import ticker
 from matplotlib.axes import Axes
 
 from ddjax.ablate.results import CURVES, mean_and_deviation
@@ -38,6 +39,9 @@ def draw(path: Path, results: dict[str, Any]) -> None:
             axis.set(xlabel="steps of training", ylabel=title)
             axis.grid(alpha=0.3, lw=0.4)
         row[0].set_yscale("log")
+        row[0].yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+        row[0].yaxis.set_major_formatter("{x:g}")  # 0.2 reads easier than 2 x 10^-1
+        row[0].yaxis.set_minor_formatter(ticker.NullFormatter())
         row[-1].legend(title=ablation["key"], fontsize=8, title_fontsize=8, frameon=False,
                        loc="center left", bbox_to_anchor=(1.0, 0.5))
     seeds = results["seeds"]

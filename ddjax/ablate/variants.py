@@ -44,6 +44,23 @@ class Variant:
         return re.sub(r"[^\w.,=+-]", "_", f"{self.key}={self.value}")
 
 
+def of_overs(base: Config, overs: Sequence[str], methods: Sequence[str]) -> list[Variant]:
+    """The variants of all --over, see `of_over`.
+
+    Raises:
+      UserError: there is no --over, or one is wrong, or a method is unknown.
+    """
+    if not overs:
+        raise UserError("--over is missing; give one such as --over=pairs.count=5000,10000")
+    for name in methods:
+        ways.parse(name)
+    keys = [over.partition("=")[0].strip() for over in overs]
+    for key in keys:
+        if keys.count(key) > 1:
+            raise UserError(f"--over={key} is there twice; give all its values in one")
+    return [variant for over in overs for variant in of_over(base, over, methods)]
+
+
 def of_over(base: Config, over: str, methods: Sequence[str]) -> list[Variant]:
     """The variants of one --over.
 

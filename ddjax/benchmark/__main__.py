@@ -22,7 +22,7 @@ from absl import flags
 
 from ddjax import cli
 from ddjax.benchmark import programs, report
-from ddjax.benchmark.report import ENCODING, READING, TRAINING
+from ddjax.benchmark.report import ENCODING, MEASURING, READING, TRAINING
 from ddjax.config.schema import Config
 from ddjax.data.conditions import CaptionTexts
 from ddjax.pipeline import Pipeline
@@ -59,6 +59,7 @@ def benchmark(config: Config) -> dict[str, Any]:
             parts.get, config.sampling, conditions, batch, jax.local_devices()
         )
         todo += [(name, batch, call) for name, call in programs.drawing(config, pipe).items()]
+        todo.append((MEASURING, batch, programs.measuring(config, pipe)))
     train_batch = _TRAIN_BATCH.value or config.distill.train.batch
     programs.check_batch(config, train_batch)
     training = functools.partial(programs.training_rows, config, conditions)

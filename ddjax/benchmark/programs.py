@@ -21,17 +21,18 @@ from ddjax.data.pieces import Tokens
 from ddjax.data.sources import Arrays
 from ddjax.method import flow, ways
 from ddjax.method.groups import Groups
+from ddjax.method.protocols import Features
 from ddjax.method.sampling import Models
 from ddjax.method.ways import Refine
 from ddjax.models import MODELS
 from ddjax.pipeline import Pipeline
 from ddjax.runtime import flops, sharding
-from ddjax.stages import distill, pair_generation
+from ddjax.stages import distill_map, pair_generation
 from ddjax.storage import pair_store, run_models
 from ddjax.training import loop
 
 
-def load(config: Config) -> tuple[Models, distill.Frozen]:
+def load(config: Config) -> tuple[Models, distill_map.Frozen]:
     """The models that the config names, where they are there; others with random weights."""
     config = dataclasses.replace(
         config, teacher=_there(config.teacher), tokenizer=_there(config.tokenizer)
@@ -44,7 +45,7 @@ def load(config: Config) -> tuple[Models, distill.Frozen]:
     net = None
     if config.distill.perceptual:
         net = run_models.load_model(_there(config.distill.perceptual_net), "net", Path())
-    return Models(tokenizer, teacher, student), distill.Frozen(tokenizer, net)
+    return Models(tokenizer, teacher, student), distill_map.Frozen(tokenizer, net)
 
 
 def weights(section: ModelSection) -> str:
@@ -101,6 +102,24 @@ def drawing(config: Config, pipe: Pipeline) -> dict[str, Callable[[], Any]]:
         codes_VC, log_p, eps, groups, config.flow
     )
     return calls
+
+
+def measuring(config: Config, pipe: Pipeline) -> Callable[[], Any]:
+    """What the evaluation's net measures of a batch of images of the config's size."""
+    tokenizer, total = pipe.models(Refine(1)).tokenizer, pipe.batch * sharding.devices()
+    vectors = jnp.zeros((total, config.groups.length, config.teacher.model.code_dim))
+    shape = jax.eval_shape(tokenizer.decode, vectors).shape
+    levels = np.random.default_rng(0).integers(0, 256, shape)
+    images = sharding.shard_batch((levels / 127.5 - 1).astype(np.float32), total)
+    net = functools.cache(
+        lambda: run_models.load_model(_there(config.evaluate.features), "net", Path())
+    )
+    return lambda: _measure(net(), images)
+
+
+@jax.jit
+def _measure(net: nnx.Module, images: jax.Array) -> Features:
+    return sharding.per_device(lambda net, x: net.measure(x), replicated=1)(net, images)
 
 
 def _drawing(pipe: Pipeline, way: ways.Way, batch: tuple) -> Callable[[], Any]:
@@ -168,10 +187,17 @@ def check_batch(config: Config, batch: int) -> None:
 
 
 def training_step(
-    config: Config, models: Models, frozen: distill.Frozen, rows: dict[str, Any]
+    config: Config, models: Models, frozen: distill_map.Frozen, rows: dict[str, Any]
 ) -> Callable[[], Any]:
-    """A step of the distillation, on the same batch each time."""
-    loss = distill.loss_of(config, noise_seed=0)
+    """A step of the distillation, on the same batch each time.
+
+    Args:
+      config: of the run.
+      models: with the student, which is copied.
+      frozen: see `distill_map.Frozen`.
+      rows: a batch, as `distill_map.loss` reads it.
+    """
+    loss = distill_map.loss_of(config, noise_seed=0)
     state = None
 
     def step() -> Any:
@@ -190,10 +216,17 @@ def training_step(
 
 
 def training_flops(
-    config: Config, models: Models, frozen: distill.Frozen, rows: dict[str, Any]
+    config: Config, models: Models, frozen: distill_map.Frozen, rows: dict[str, Any]
 ) -> float:
-    """Of the loss and its gradient: what the model needs, without recomputation."""
-    loss = distill.loss_of(config, noise_seed=0)
+    """Operations of the loss and its gradient: what the model needs, without recomputation.
+
+    Args:
+      config: of the run.
+      models: with the student.
+      frozen: see `distill_map.Frozen`.
+      rows: a batch, as `distill_map.loss` reads it.
+    """
+    loss = distill_map.loss_of(config, noise_seed=0)
     grad = jax.value_and_grad(loss, has_aux=True)
     return flops.count(grad, models.student, frozen, rows, jax.random.key(0))
 

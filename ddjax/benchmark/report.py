@@ -15,6 +15,7 @@ from ddjax.runtime import flops, sharding
 
 TRAINING, READING = "training step", "reading a batch of pairs"
 ENCODING = "encoding the captions of a step"
+MEASURING = "features of evaluate.features"
 
 
 def add_ratios(rows: list[dict[str, Any]], training_flops: Callable[[int], float]) -> None:
@@ -29,6 +30,8 @@ def add_ratios(rows: list[dict[str, Any]], training_flops: Callable[[int], float
             mapping = seconds.get(("flow map of the pairs", row["batch"]))
             if mapping:
                 row["flow_map_share"] = mapping / row["seconds"]
+        if row["name"] == MEASURING:
+            row["images_per_second"] = 1 / row["seconds_per_image"]
         if row["name"] == TRAINING:
             row["flops"] = training_flops(row["batch"])
             peak, row["peak_source"] = flops.peak()
@@ -74,6 +77,7 @@ def _table_row(row: dict[str, Any]) -> str:
     notes = {
         "speedup_over_teacher": "{speedup_over_teacher:.1f}x over the teacher",
         "pairs_per_second": "{pairs_per_second:.3g} pairs a second",
+        "images_per_second": "{images_per_second:.3g} images a second",
         "flow_map_share": "{flow_map_share:.0%} of it in the flow map",
         "model_flop_utilisation": "{model_flop_utilisation:.0%} of peak ({peak_source})",
         "share_of_a_training_step": "{share_of_a_training_step:.2%} of a training step",

@@ -10,9 +10,16 @@ from typing import Any
 from ddjax.config.schema import (
     CLEANERS,
     DATA_SETS,
+    FOLDER,
+    KEPT,
+    LABELS,
+    MAP,
     NO_DATA,
+    SCORE,
     SHAPES,
+    TFDS,
     Config,
+    DataSection,
     ModelSection,
     TrainSection,
 )
@@ -49,6 +56,7 @@ def check(c: Config) -> None:
     _check_guidance(c)
     _check_student(c)
     _check_methods(c)
+    _check_distill(c)
     _check_validation(c)
     for where, train in _trainings(c).items():
         _check_train(where, train)
@@ -56,17 +64,14 @@ def check(c: Config) -> None:
         _require_count(f"pairs.{key}", getattr(c.pairs, key))
     batch, count = c.distill.train.batch, c.pairs.count
     _require(batch <= count, "distill.train.batch", batch, f"at most pairs.count {count}")
-    for key in ("batch", "sets", "neighbours"):
-        _require(getattr(c.evaluate, key) >= 1, f"evaluate.{key}", getattr(c.evaluate, key), ">= 1")
-    samples, fewest = c.evaluate.samples, c.evaluate.neighbours + 1
-    _require_count("evaluate.samples", samples)
-    _require(samples >= fewest, "evaluate.samples", samples, f">= {fewest}, neighbours + 1")
+    _check_evaluate(c)
     _require(c.flow.steps >= c.flow.order, "flow.steps", c.flow.steps, ">= flow.order")
     _require(1 <= c.flow.order <= 5, "flow.order", c.flow.order, "in 1..5")
     _require(0 < c.flow.reach < math.inf, "flow.reach", c.flow.reach, "> 0")
     for where, weight in (
         ("tokenizer.commitment", c.tokenizer.commitment),
         ("tokenizer.entropy", c.tokenizer.entropy),
+        ("tokenizer.perceptual", c.tokenizer.perceptual),
         ("distill.cross_entropy", c.distill.cross_entropy),
         ("distill.perceptual", c.distill.perceptual),
     ):
@@ -74,17 +79,24 @@ def check(c: Config) -> None:
 
 
 def _models(c: Config) -> dict[str, ModelSection]:
-    return {
+    models = {
         "tokenizer": c.tokenizer,
         "teacher": c.teacher,
         "distill.perceptual_net": c.distill.perceptual_net,
         "evaluate.features": c.evaluate.features,
     }
+    if c.tokenizer.perceptual_net is not None:
+        models["tokenizer.perceptual_net"] = c.tokenizer.perceptual_net
+    return models
 
 
 def _trainings(c: Config) -> dict[str, TrainSection]:
     models = {f"{where}.train": part.train for where, part in _models(c).items() if part.train}
-    return {**models, "distill.train": c.distill.train}
+    models["distill.train"] = c.distill.train
+    if c.distill.score:
+        models |= {f"distill.score.{key}": getattr(c.distill.score, key) for key in
+                   ("train", "fake")}
+    return models
 
 
 def _check_train(where: str, train: TrainSection) -> None:
@@ -106,11 +118,13 @@ def _check_train(where: str, train: TrainSection) -> None:
 
 def _check_models(c: Config) -> None:
     tokenizer, teacher = c.tokenizer.model, c.teacher.model
-    _require(c.data.name in DATA_SETS, "data.name", c.data.name, f"one of {', '.join(DATA_SETS)}")
-    for key in ("copies", "image_size"):
-        _require(getattr(c.data, key) >= 1, f"data.{key}", getattr(c.data, key), ">= 1")
+    _check_data(c.data)
     _check_conditions(c)
     _check_text(c)
+    ok = not c.tokenizer.perceptual or c.tokenizer.perceptual_net is not None
+    _require(ok, "tokenizer.perceptual_net", "none", "a feature net for tokenizer.perceptual > 0")
+    every = c.tokenizer.revive_every
+    _require(every >= 0, "tokenizer.revive_every", every, ">= 0 (0: never)")
     vocab = tokenizer.vocab_size
     _require(1 <= vocab <= 2**16, "tokenizer.model.vocab_size", vocab, "in 1..65536: 16-bit ids")
     for key in ("vocab_size", "code_dim"):
@@ -126,7 +140,7 @@ def _check_models(c: Config) -> None:
             part.train is not None or bool(part.weights), f"{where}.weights", "none",
             f"a model folder, or {where}.train must say how it is trained here",
         )
-        unused = where == "distill.perceptual_net" and not c.distill.perceptual
+        unused = where in _unread(c)
         _require(
             c.data.name != NO_DATA or bool(part.weights) or unused, f"{where}.weights", "none",
             "a model folder: with data.name none there are no images to train it on",
@@ -136,9 +150,34 @@ def _check_models(c: Config) -> None:
             ours in (None, theirs), f"{where}.model.image_size", ours,
             f"{theirs}, as data.image_size",
         )
-        channels = {NO_DATA: tokenizer.image_channels, SHAPES: 3}.get(c.data.name, 1)
+        channels = c.data.image_channels or {
+            NO_DATA: tokenizer.image_channels, SHAPES: 3
+        }.get(c.data.name, 1)
         ours = getattr(part.model, "image_channels", channels)
         _require(ours == channels, f"{where}.model.image_channels", ours, f"{channels}, the data's")
+
+
+def _unread(c: Config) -> set[str]:
+    """Nets of losses whose weight is 0."""
+    sections = {"tokenizer": c.tokenizer, "distill": c.distill}
+    return {f"{name}.perceptual_net" for name, part in sections.items() if not part.perceptual}
+
+
+def _check_data(data: DataSection) -> None:
+    known = f"one of {', '.join(DATA_SETS)}, or {TFDS}NAME"
+    ok = data.name in DATA_SETS or (data.name.startswith(TFDS) and data.name != TFDS)
+    _require(ok, "data.name", data.name, known)
+    for key in ("copies", "image_size"):
+        _require(getattr(data, key) >= 1, f"data.{key}", getattr(data, key), ">= 1")
+    channels, where = data.image_channels, "data.image_channels"
+    if data.is_prepared:
+        _require(channels in (1, 3), where, channels, f"1 or 3, for {data.name}")
+        _require(data.copies == 1, "data.copies", data.copies, f"1, for {data.name}")
+    else:
+        _require(channels == 0, where, channels, f"0, the channels that {data.name} has")
+    ok = data.name != FOLDER or bool(data.directory)
+    _require(ok, "data.directory", "none", "the folder of your images")
+    _require(0 <= data.skip_at_most < 1, "data.skip_at_most", data.skip_at_most, "in [0, 1)")
 
 
 def _listed(numbers: tuple[int, ...]) -> str:
@@ -177,10 +216,13 @@ def _check_text(c: Config) -> None:
             not texts, "data.captions", c.data.captions or c.data.name,
             "an .npz file of features, or text must name an encoder, as in configs/llamagen_t2i.py",
         )
-        _require(not c.sample.prompts, "sample.prompts", c.sample.prompts, "none without text")
+        other = "captions" if c.has_captions else "labels"
+        wanted = f"none: without text, images are asked for by sample.{other}"
+        _require(not c.sample.prompts, "sample.prompts", c.sample.prompts, wanted)
         return
-    _require(c.text.kind == "t5", "text.kind", c.text.kind, "t5")
-    wanted = "a file of texts, .txt, .jsonl or .parquet, or text none"
+    encoders = [kind for kind, cls in MODELS.items() if hasattr(cls, "embed_text")]
+    _require(c.text.kind in encoders, "text.kind", c.text.kind, f"one of {', '.join(encoders)}")
+    wanted = "a file of texts, such as .txt or .jsonl, or text none"
     _require(texts, "data.captions", c.data.captions or "none", wanted)
     ours, theirs = c.text.model.width, getattr(c.teacher.model, "caption_dim", 0)
     _require(ours == theirs, "text.model.width", ours, f"{theirs}, teacher.model.caption_dim")
@@ -235,6 +277,22 @@ def _check_student(c: Config) -> None:
     )
 
 
+def _check_distill(c: Config) -> None:
+    d, known = c.distill, ((MAP,), (SCORE,), (MAP, SCORE))
+    wanted = "map, score, or map,score"
+    _require(d.method in known, "distill.method", ",".join(d.method) or "none", wanted)
+    if SCORE not in d.method:
+        return
+    _require(d.score is not None, "distill.score", "none", "given for distill.method score")
+    s = d.score
+    ok = 0 < s.levels.low < s.levels.high < math.inf
+    found = f"{s.levels.low}..{s.levels.high}"
+    _require(ok, "distill.score.levels", found, "0 < low < high")
+    for key in ("fake_rate", "temperature"):
+        value = getattr(s, key)
+        _require(0 < value < math.inf, f"distill.score.{key}", value, "> 0")
+
+
 def _check_validation(c: Config) -> None:
     d, known = c.distill, ("", "tokens_equal", "fd")
     _require(d.validate_every >= 0, "distill.validate_every", d.validate_every, ">= 0 (0: never)")
@@ -245,6 +303,33 @@ def _check_validation(c: Config) -> None:
         not d.keep_best or d.validate_every > 0, "distill.validate_every", d.validate_every,
         f">= 1 for distill.keep_best {d.keep_best}",
     )
+
+
+def _check_evaluate(c: Config) -> None:
+    for key in ("batch", "sets", "neighbours", "checkpoint_every"):
+        _require(getattr(c.evaluate, key) >= 1, f"evaluate.{key}", getattr(c.evaluate, key), ">= 1")
+    samples, fewest = c.evaluate.samples, c.evaluate.neighbours + 1
+    _require_count("evaluate.samples", samples)
+    _require(samples >= fewest, "evaluate.samples", samples, f">= {fewest}, neighbours + 1")
+    labels, keep = c.evaluate.labels, c.evaluate.keep
+    _check_clip(c)
+    _require(labels in LABELS, "evaluate.labels", labels, f"one of {', '.join(LABELS)}")
+    _require(keep in KEPT, "evaluate.keep", keep, f"{', '.join(filter(None, KEPT))}, or empty")
+
+
+def _check_clip(c: Config) -> None:
+    if c.clip is None:
+        return
+    nets = [kind for kind, cls in MODELS.items() if hasattr(cls, "embed_images")]
+    _require(
+        c.clip.kind in nets, "evaluate.clip.kind", c.clip.kind, f"one of {', '.join(nets)}"
+    )
+    wanted = "none: the score is of images drawn from captions that are texts"
+    _require(c.text is not None, "evaluate.clip.weights", c.clip.weights, wanted)
+    wanted = "CLIP's bpe_simple_vocab_16e6.txt.gz"
+    _require(bool(c.clip.vocabulary), "evaluate.clip.vocabulary", "none", wanted)
+    channels = c.tokenizer.model.image_channels
+    _require(channels == 3, "evaluate.clip.weights", c.clip.weights, "none: CLIP sees colour")
 
 
 def _check_methods(c: Config) -> None:

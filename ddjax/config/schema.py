@@ -14,8 +14,13 @@ from ddjax.method.sampling import Settings
 from ddjax.method.score_distillation import NoiseLevels
 
 NO_DATA = "none"
+LABELS = ("in_turn", "random")
+KEPT = ("", "npz", "png")
+MAP, SCORE = "map", "score"  # methods of distillation
 SHAPES = "shapes"
-DATA_SETS = ("digits", "fashion_mnist", SHAPES, NO_DATA)
+FOLDER = "folder"
+DATA_SETS = ("digits", "fashion_mnist", SHAPES, FOLDER, NO_DATA)
+TFDS = "tfds:"  # and the name of one of its sets
 CLEANERS = ("llamagen", "lower", "none")
 
 
@@ -24,16 +29,24 @@ class DataSection:
     """Images, and what they are conditioned on.
 
     Attributes:
-      name: digits, fashion_mnist, shapes (which has captions), or none: distilling needs no
-        images.
+      name: digits, fashion_mnist, shapes (which has captions); folder, one's own images;
+        tfds:NAME, a set of TensorFlow Datasets, with @SPLIT behind it where that is not train; or
+        none: distilling needs no images.
       image_size: pixels a side; images of another size are resized.
-      num_classes: number of labels; 0 with captions.
-      directory: of Fashion-MNIST's IDX files; "": downloaded with TFDS.
+      num_classes: number of labels; 0 with captions, 1 for images without classes.
+      directory: of one's own images; of Fashion-MNIST's IDX files, or "" to download them with
+        TFDS; of other sets and of captions, where TFDS keeps them, or "" for where it usually does.
+      image_channels: 1 or 3, for folder and tfds; other sets have theirs.
+      skip_at_most: the largest share of images that may be left out because they cannot be read.
+      cache: folder where images are kept as they are prepared; "" for ~/.cache/ddjax/images.
       copies: of each image, all but the first slightly turned, scaled and moved; they count as
         data. For sets so small that a teacher memorises them within a minute.
       captions: file of captions: their features (.npz, `ddjax.data.conditions.read_features`), or
-        texts (`ddjax.data.captions`), which `text` encodes; "" for classes.
-      captions_field: key of the captions in a .jsonl or .parquet file; "" for "caption".
+        texts (`ddjax.data.captions`), which `text` encodes, or tfds:NAME for those of a data set of
+        TFDS; "" for classes.
+      captions_field: key or column of the captions, where there are several, or within one,
+        captions/text; "" for "caption".
+      captions_split: of a set of TFDS.
       captions_seed: of the order of texts; -1 for that of the file.
       captions_distinct: whether equal texts count once.
     """
@@ -42,11 +55,20 @@ class DataSection:
     image_size: int
     num_classes: int
     directory: str = ""
+    image_channels: int = 0
+    skip_at_most: float = 0.01
+    cache: str = ""
     copies: int = 1
     captions: str = ""
     captions_field: str = ""
+    captions_split: str = "train"
     captions_seed: int = -1
     captions_distinct: bool = False
+
+    @property
+    def is_prepared(self) -> bool:
+        """Whether images are of any size and kind, and cropped and resized to be read."""
+        return self.name == FOLDER or self.name.startswith(TFDS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +83,7 @@ class TrainSection:
       learning_rate: the highest, after `warmup` steps.
       weight_decay: on matrices only.
       clip: largest global norm of the gradient.
+      b2: decay of Adam's second moment.
       ema: largest decay of the averaged weights; step n uses min(ema, (1 + n) / (10 + n)).
       log_every: steps between TensorBoard scalars; pictures come ten times in a run.
       checkpoint_every: steps between checkpoints.
@@ -104,11 +127,21 @@ class TokenizerSection(ModelSection):
 
     Attributes:
       commitment: squared distance of features and codes, as seen by the encoder.
-      entropy: keeps the codebook in use (entropy of a feature less that of the batch).
+      entropy: keeps the codebook in use (entropy of a feature less that of the batch); for
+        codebooks whose codes have norm 1.
+      perceptual: distance of the images in a feature net.
+      perceptual_net: that net; needed where `perceptual` is above 0.
+      revive_every: steps between looks for codes that no feature of the batch is nearest to, which
+        then take the places of features that are far from all codes; 0 for never.
+      hold_out: whether the images that are kept from the teacher's training are kept from this one.
     """
 
     commitment: float = 0.25
     entropy: float = 0.05
+    perceptual: float = 0.0
+    perceptual_net: ModelSection | None = None
+    revive_every: int = 0
+    hold_out: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,10 +159,13 @@ class TextSection(ModelSection):
       pieces: its vocabulary, a `spiece.model` of SentencePiece; "" with random weights makes one
         from the captions.
       clean: how captions are cleaned (`ddjax.data.cleaning`): llamagen, lower or none.
+      cache: folder that keeps the features of the captions that pairs, distill and evaluate read,
+        in bfloat16 (`ddjax.storage.feature_cache`); "" computes them whenever they are read.
     """
 
     pieces: str = ""
     clean: str = "llamagen"
+    cache: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,7 +215,7 @@ class ScoreSection:
     train: TrainSection
     fake: TrainSection
     fake_rate: float = 2.5
-    levels: NoiseLevels = NoiseLevels()
+    levels: NoiseLevels = dataclasses.field(default_factory=NoiseLevels)
     temperature: float = 1.0
 
 
@@ -198,7 +234,7 @@ class DistillSection:
       validate_every: steps between validations on held-out noise; 0 for none.
       validate_samples: images of each.
       keep_best: the student at the end is that of the best validation by "tokens_equal" or "fd"
-        (`ddjax.stages.validation`); "": that of the last step.
+        (`ddjax.stages.held_out`); "": that of the last step.
     """
 
     train: TrainSection
@@ -213,6 +249,17 @@ class DistillSection:
 
 
 @dataclasses.dataclass(frozen=True)
+class ClipSection(ModelSection):
+    """CLIP, for the score of images and their captions; `weights` "" leaves it out.
+
+    Attributes:
+      vocabulary: its `bpe_simple_vocab_16e6.txt.gz`.
+    """
+
+    vocabulary: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
 class EvaluateSection:
     """What the report measures.
 
@@ -224,6 +271,12 @@ class EvaluateSection:
       methods: rows, by name (`ddjax.method.ways`).
       neighbours: k of precision and recall.
       features: the net whose features are compared; not the one of the perceptual loss.
+      clip: gives the CLIP score of samples drawn from captions, where it has weights.
+      reference: what samples are compared with: a folder of images, or an .npz file of images or
+        of statistics, ADM's, pytorch-fid's or ours; "" for the run's own data.
+      labels: conditions of the samples: in_turn, as many of each as there can be, or random.
+      keep: whether samples are kept too: npz (ADM's), png, or "" for not.
+      checkpoint_every: batches between saves of a set that is being drawn.
     """
 
     samples: int
@@ -232,6 +285,11 @@ class EvaluateSection:
     features: ModelSection
     sets: int = 3
     neighbours: int = 3
+    clip: ClipSection | None = None
+    reference: str = ""
+    labels: str = "in_turn"
+    keep: str = ""
+    checkpoint_every: int = 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -315,6 +373,12 @@ class Config:
     def has_captions(self) -> bool:
         """Whether images are made from captions, not classes."""
         return bool(self.data.captions) or self.data.name == SHAPES
+
+    @property
+    def clip(self) -> ClipSection | None:
+        """The net of the CLIP score, where there is to be one."""
+        section = self.evaluate.clip
+        return section if section is not None and section.weights else None
 
     @property
     def groups(self) -> Groups:

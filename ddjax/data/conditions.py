@@ -23,7 +23,8 @@ import numpy as np
 
 from ddjax.config.schema import SHAPES, Config, SampleSection
 from ddjax.data import captions, cleaning, shapes
-from ddjax.data.captions import CaptionList
+from ddjax.data.caption_files import whole
+from ddjax.data.captions import Captions
 from ddjax.data.pieces import Pieces, Tokens
 from ddjax.data.sources import Source
 from ddjax.method.protocols import TextEncoder
@@ -37,7 +38,7 @@ class Conditions(abc.ABC):
 
     Attributes:
       count: how many there are.
-      buckets: how many marginals of tokens are told apart, by `bucket`.
+      buckets: how many marginals of tokens are distinguished, by `bucket`.
       key: what a user asks for them by, under `sample`.
     """
 
@@ -200,7 +201,7 @@ class CaptionTexts(Conditions):
       cut: numbers of the captions taken so far that are longer than T.
     """
 
-    texts: CaptionList | Sequence[str]
+    texts: Captions
     clean: Callable[[str], str]
     pieces: Callable[[Sequence[str], int], Tokens]
     encoder: Callable[[], TextEncoder]
@@ -228,10 +229,7 @@ class CaptionTexts(Conditions):
 
     def shapes(self, batch: int) -> dict[str, jax.ShapeDtypeStruct]:
         """Features [B, T, E] and mask [B, T], without reading the encoder."""
-        return {
-            "features": jax.ShapeDtypeStruct((batch, self.tokens, self.width), jnp.float32),
-            "mask": jax.ShapeDtypeStruct((batch, self.tokens), bool),
-        }
+        return feature_shapes(batch, self.tokens, self.width)
 
     def of_prompts(self, prompts: Sequence[str]) -> CaptionTexts:
         """These texts, in place of the captions.
@@ -244,7 +242,7 @@ class CaptionTexts(Conditions):
         blank = [i for i, text in enumerate(prompts) if not text.strip()]
         if blank:
             raise UserError(f"prompts: number {blank[0]} is blank; leave it out")
-        return dataclasses.replace(self, texts=tuple(prompts), cut=set())
+        return dataclasses.replace(self, texts=tuple(map(whole, prompts)), cut=set())
 
     def remark(self) -> str:
         """How many captions were cut."""
@@ -257,6 +255,14 @@ class CaptionTexts(Conditions):
     def title(self, number: int) -> str:
         """The caption."""
         return self.texts[int(number)]
+
+
+def feature_shapes(batch: int, tokens: int, width: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """What models read of captions [B, T] with features of width E, as shapes and types."""
+    return {
+        "features": jax.ShapeDtypeStruct((batch, tokens, width), jnp.float32),
+        "mask": jax.ShapeDtypeStruct((batch, tokens), bool),
+    }
 
 
 @jax.jit
@@ -283,9 +289,7 @@ def load(config: Config, encoder: Callable[[], TextEncoder]) -> Conditions:
         return Classes(data.num_classes)
     if config.text is None:
         return read_features(Path(data.captions), model.caption_tokens, model.caption_dim)
-    texts = shapes.captions() if data.name == SHAPES else captions.load(
-        Path(data.captions), data.captions_field, data.captions_seed, data.captions_distinct
-    )
+    texts = shapes.captions() if data.name == SHAPES else captions.load(data)
     clean, vocab_size = cleaning.cleaner(config.text.clean), config.text.model.vocab_size
     if config.text.pieces:
         pieces = Pieces.read(Path(config.text.pieces), vocab_size)

@@ -1,4 +1,4 @@
-"""Images with labels: scikit-learn's digits, Fashion-MNIST, and shapes with captions."""
+"""Data sets by name: scikit-learn's digits, Fashion-MNIST, shapes with captions, a folder, TFDS."""
 
 import gzip
 import zlib
@@ -8,25 +8,37 @@ import jax
 import numpy as np
 import scipy.ndimage
 
-from ddjax.config.schema import SHAPES, DataSection
-from ddjax.data import shapes
-from ddjax.data.sources import Arrays, Source
+from ddjax.config.schema import FOLDER, SHAPES, TFDS, DataSection
+from ddjax.data import prepared, shapes
+from ddjax.data.image_folder import ImageFolder
+from ddjax.data.sources import HELD_OUT, Images, whole
+from ddjax.data.tfds_images import TfdsImages
 from ddjax.runtime.errors import UserError
 
 
-def load(config: DataSection) -> dict[str, np.ndarray]:
-    """All images, copies included.
-
-    Returns:
-      {"image": float32 [N, H, W, channels] in [-1, 1], "label": int32 [N], "source": int32 [N],
-      which image of the data set each is a copy of}, and "condition" int32 [N], the number of the
-      caption, of images that have some.
+def source(config: DataSection) -> Images:
+    """The images of a config, read by number.
 
     Raises:
-      UserError: a label that is no class, or files that are missing or not IDX.
+      UserError: a label that is no class, files that are missing or cannot be read, or as
+        `ddjax.data.image_folder`, `ddjax.data.tfds_images` and `ddjax.data.prepared` say.
     """
-    if config.name == SHAPES:
-        return shapes.pictures(config.copies)
+    if config.name == FOLDER:
+        return prepared.load(ImageFolder(config), config)
+    if config.name.startswith(TFDS):
+        return prepared.load(TfdsImages(config), config)
+    rows = shapes.pictures(config.copies) if config.name == SHAPES else _small(config)
+    known = {name: array for name, array in rows.items() if name != "image"}
+    return Images(rows["image"], known, rows["source"] % HELD_OUT == 0)
+
+
+def load(config: DataSection) -> dict[str, np.ndarray]:
+    """All examples of `source` at once."""
+    return whole(source(config))
+
+
+def _small(config: DataSection) -> dict[str, np.ndarray]:
+    """All images of a set that fits into memory, copies included."""
     loaders = {"digits": _digits, "fashion_mnist": _fashion_mnist}
     images, labels = loaders[config.name](config)
     if labels.max() >= config.num_classes:
@@ -45,11 +57,6 @@ def load(config: DataSection) -> dict[str, np.ndarray]:
         "label": np.tile(labels.astype(np.int32), config.copies),
         "source": source,
     }
-
-
-def source(config: DataSection) -> Source:
-    """The images of `load`, read by number."""
-    return Arrays(load(config))
 
 
 def _copies(images: np.ndarray, count: int) -> np.ndarray:

@@ -83,8 +83,8 @@ class Pieces:
         try:
             sentencepiece.SentencePieceTrainer.train(
                 sentence_iterator=iter(texts), model_writer=model, vocab_size=vocab_size,
-                hard_vocab_limit=False, pad_id=PAD, eos_id=END, unk_id=2, bos_id=-1, num_threads=1,
-                minloglevel=2,
+                hard_vocab_limit=False, model_type="bpe", pad_id=PAD, eos_id=END, unk_id=2,
+                bos_id=-1, num_threads=1, minloglevel=2,
             )
         except RuntimeError as error:
             why = str(error).partition("\n")[0]

@@ -86,7 +86,7 @@ def captions() -> list[str]:
 
 
 def is_held_out(number: np.ndarray | int) -> np.ndarray | bool:
-    """Whether no training picture shows a scene: one in ten, which only captions tell of."""
+    """Whether no training picture shows the scene of a number: one in ten; of [N] numbers [N]."""
     return number % 10 == 9
 
 

@@ -17,7 +17,7 @@ from ddjax.storage.files import atomic
 DPI = 150
 
 # Inches that a character and a line of a caption take, and characters that always fit.
-CHARACTER, LINE, SHORT = 0.062, 0.13, 10
+CHARACTER, LINE, SHORT = 0.073, 0.13, 10
 
 
 def tile(images: np.ndarray, columns: int) -> np.ndarray:
@@ -82,7 +82,9 @@ def _wrapped(caption: str, side: float) -> str:
 def tradeoff(
     path: Path, points: dict[str, tuple[float, float]], lines: dict[str, float], quality: str
 ) -> None:
-    """Write a PNG: quality (lower is better) against seconds per image.
+    """Write a PNG: quality (lower is better) against seconds per image, on logarithmic axes.
+
+    What has no distance at all has no place on them and is left out.
 
     Args:
       path: of the PNG.
@@ -93,11 +95,13 @@ def tradeoff(
     figure, axis = plt.subplots(figsize=(7.5, 4.8))
     markers = "osD^vP*X<>hp"
     for i, (name, (seconds, value)) in enumerate(points.items()):
-        axis.plot(seconds * 1e3, value, markers[i % len(markers)], label=name, markersize=8)
+        if value > 0:
+            axis.plot(seconds * 1e3, value, markers[i % len(markers)], label=name, markersize=8)
     for name, value in lines.items():
-        axis.axhline(value, color="grey", lw=0.8, ls=":")
-        axis.annotate(name, (0.01, value), xycoords=("axes fraction", "data"), fontsize=8,
-                      color="grey", va="bottom")
+        if value > 0:
+            axis.axhline(value, color="grey", lw=0.8, ls=":")
+            axis.annotate(name, (0.01, value), xycoords=("axes fraction", "data"), fontsize=8,
+                          color="grey", va="bottom")
     axis.set(xscale="log", yscale="log", xlabel="milliseconds per image (steady state)",
              ylabel=f"{quality} (lower is better)")
     for scale in (axis.xaxis, axis.yaxis):

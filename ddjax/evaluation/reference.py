@@ -1,43 +1,63 @@
-"""Reference data: what samples are compared with, as features of a net."""
+"""Reference: what samples are compared with, as statistics in the features of one net."""
 
 import dataclasses
+from typing import NamedTuple
 
 import numpy as np
 
-# Precision and recall compare each with each.
-MOST_NEIGHBOURS_AMONG = 5000
+from ddjax.evaluation.frechet import Gaussian
+from ddjax.evaluation.network import Network
 
 
-@dataclasses.dataclass(frozen=True)
-class Reference:
-    """The data, and other samples of the teacher.
+class Among(NamedTuple):
+    """How many images precision and recall compare, at most.
 
     Attributes:
-      teacher_NF: features of the teacher's samples.
-      data_NF: features of the data; None without data.
-      subset_NF: as many of the data, at random, as precision and recall compare with.
-      neighbours: k of precision and recall.
+      reference: of the reference.
+      samples: of the samples; None for all.
     """
 
-    teacher_NF: np.ndarray
-    data_NF: np.ndarray | None
-    subset_NF: np.ndarray | None
-    neighbours: int
+    reference: int
+    samples: int | None
 
-    @classmethod
-    def of(
-        cls, teacher_NF: np.ndarray, data_NF: np.ndarray | None, neighbours: int, seed: int
-    ) -> "Reference":
-        """A reference; `seed` chooses the subset.
 
-        Args:
-          teacher_NF: features of the teacher's samples.
-          data_NF: features of the data, or None.
-          neighbours: k of precision and recall.
-          seed: of the choice of the subset.
-        """
-        subset = None
-        if data_NF is not None:
-            order = np.random.default_rng(seed).permutation(len(data_NF))
-            subset = data_NF[order[: min(len(teacher_NF), MOST_NEIGHBOURS_AMONG)]]
-        return cls(teacher_NF, data_NF, subset, neighbours)
+# As ADM's evaluator does it: 10,000 images of the reference and all samples.
+AMONG_INCEPTION = Among(10_000, None)
+AMONG_OTHERS = Among(5000, 5000)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Reference:
+    """What samples are compared with.
+
+    Attributes:
+      network: whose features these are.
+      name: for reports: the path, or the name of the data.
+      count: images behind the statistics; None where a file does not say.
+      pooled: Gaussian of the pooled features; None where there is nothing to compare with.
+      spatial: Gaussian of the spatial features, or None.
+      features_NF: pooled features for precision and recall, or None.
+      teacher: Gaussian of other samples of the teacher, or None.
+      neighbours: k of precision and recall.
+      remark: what was done to its images, or "".
+    """
+
+    network: Network
+    name: str = ""
+    count: int | None = None
+    pooled: Gaussian | None = None
+    spatial: Gaussian | None = None
+    features_NF: np.ndarray | None = None
+    teacher: Gaussian | None = None
+    neighbours: int = 3
+    remark: str = ""
+
+    @property
+    def among(self) -> Among:
+        """How many images precision and recall compare."""
+        return among(self.network)
+
+
+def among(network: Network) -> Among:
+    """How many images precision and recall compare in the features of a net."""
+    return AMONG_INCEPTION if network.is_inception else AMONG_OTHERS

@@ -11,6 +11,7 @@ token is distributed as p.
 """
 
 import dataclasses
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,8 +30,8 @@ class Solver:
 
     Attributes:
       steps: evaluations of the velocity for each token; one more goes into the start.
-      order: 1 is Euler; the first steps climb, from order 2 since the slope's derivative at r = 0
-        is known.
+      order: 1 is Euler; the first steps have lower orders, from 2, as the slope's derivative at
+        r = 0 is known.
       reach: the last r, in units of 1 / (root mean square norm of the codes). Codes nearer to each
         other than a few times that norm / reach may still be taken for one another there.
     """
@@ -126,11 +127,54 @@ def noise_to_ids(
     return jnp.concatenate(ids).reshape(eps.shape[:-1])
 
 
+class Paths(NamedTuple):
+    """Paths of tokens from their noise to their codes, at the times of a solver's grid.
+
+    Attributes:
+      t_K: times, from 0 to nearly 1.
+      x_KNC: x at those times, the noise first, in the units of the noise: codes have mean zero and
+        root mean square norm one, as `normalise_codes` makes them.
+      log_posterior_KNV: log-probabilities of where a path ends, given x.
+    """
+
+    t_K: jax.Array
+    x_KNC: jax.Array
+    log_posterior_KNV: jax.Array
+
+
+def noise_to_paths(
+    eps_NC: jax.Array, log_p_NV: jax.Array, codes_VC: jax.Array, solver: Solver
+) -> Paths:
+    """The whole way that `noise_to_ids` goes; for looking at it, since K times as much is kept.
+
+    Args:
+      eps_NC: standard normal noise.
+      log_p_NV: log-probabilities of the codes.
+      codes_VC: the codebook.
+      solver: the integration scheme.
+
+    Returns:
+      Paths at the `solver.steps + 1` times t = r / (1 + r) of the grid.
+    """
+    codes_VC = normalise_codes(codes_VC.astype(jnp.float32))
+    log_p_NV = log_p_NV.astype(jnp.float32)
+    r_K = jnp.asarray(solver.grid(), jnp.float32)
+    _, later = _integrate(eps_NC, log_p_NV, codes_VC, solver, keep=True)
+    y_KNC = jnp.concatenate([eps_NC[None], later])
+
+    def posterior(of: tuple[jax.Array, jax.Array]) -> jax.Array:
+        return jax.nn.log_softmax(posterior_logits(log_p_NV, *of, codes_VC), axis=-1)
+
+    return Paths(
+        r_K / (1 + r_K), y_KNC / (1 + r_K[:, None, None]), jax.lax.map(posterior, (y_KNC, r_K))
+    )
+
+
 def _solve(
     eps_NC: jax.Array, log_p_NV: jax.Array, codes_VC: jax.Array, solver: Solver
 ) -> jax.Array:
     """Ids [N] of tokens, from codes as `normalise_codes` gives them."""
-    y = _integrate(eps_NC, log_p_NV, codes_VC, solver)
+    y, _ = _integrate(eps_NC, log_p_NV, codes_VC, solver)
     posterior = posterior_logits(log_p_NV, y, float(solver.grid()[-1]), codes_VC)
     # A log-probability that is not a number has made y so; the arg max would be a code like any.
     ids = jnp.where(jnp.isnan(y).any(axis=-1), -1, jnp.argmax(posterior, axis=-1))
@@ -138,9 +182,13 @@ def _solve(
 
 
 def _integrate(
-    eps_NC: jax.Array, log_p_NV: jax.Array, codes_VC: jax.Array, solver: Solver
-) -> jax.Array:
-    """The y [N, C] at the last r of the grid."""
+    eps_NC: jax.Array,
+    log_p_NV: jax.Array,
+    codes_VC: jax.Array,
+    solver: Solver,
+    keep: bool = False,
+) -> tuple[jax.Array, jax.Array | None]:
+    """The y [N, C] at the last r of the grid, and if kept those at all r but the first."""
     grid = jnp.asarray(solver.grid(), eps_NC.dtype)
     weights = jnp.asarray(solver.weights(), eps_NC.dtype)
 
@@ -155,10 +203,12 @@ def _integrate(
         change = jnp.einsum(
             "o,o...c->...c", weights_row[:-1], slopes, precision=jax.lax.Precision.HIGHEST
         )
-        return (y + change + weights_row[-1] * curvature, slopes), None
+        y = y + change + weights_row[-1] * curvature
+        return (y, slopes), y if keep else None
 
     # At r = 0 the slope does not depend on y, so this is its derivative along the path.
     start = jnp.zeros((), eps_NC.dtype)
     curvature = jax.jvp(lambda r: slope(eps_NC, r), (start,), (jnp.ones_like(start),))[1]
     slopes = jnp.zeros((solver.order, *eps_NC.shape), eps_NC.dtype)
-    return jax.lax.scan(step, (eps_NC, slopes), (grid[:-1], weights))[0][0]
+    (y, _), path = jax.lax.scan(step, (eps_NC, slopes), (grid[:-1], weights))
+    return y, path

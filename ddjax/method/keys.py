@@ -10,7 +10,7 @@ import jax
 
 
 def stream(seed: int, purpose: str) -> jax.Array:
-    """The key of a purpose, such as "pairs" or "teacher.init", under a seed."""
+    """The key, a scalar, of a purpose, such as "pairs" or "teacher.init", under a seed."""
     return jax.random.fold_in(jax.random.key(seed), zlib.crc32(purpose.encode()))
 
 

@@ -6,7 +6,7 @@ tokens of a group, V codes, C width of a code. A condition is a pytree whose lea
 axis B, such as labels [B] int32; only the model that reads it looks inside.
 """
 
-from typing import Any, ClassVar, Protocol, Self, runtime_checkable
+from typing import Any, ClassVar, NamedTuple, Protocol, Self, runtime_checkable
 
 import jax
 from flax import nnx
@@ -172,6 +172,25 @@ class Student(Network, Protocol):
         """
 
 
+class Autoencoded(NamedTuple):
+    """Images through a tokenizer and back, as its training reads them.
+
+    Attributes:
+      image: [B, H, W, channels], not clamped; its gradient passes straight through the choice of
+        codes to the encoder.
+      features_BLC: vectors before quantisation.
+      ids_BL: of the codes nearest to them.
+      codebook: squared distance of features and codes, with a gradient for the codes.
+      commitment: the same, with a gradient for the features.
+    """
+
+    image: jax.Array
+    features_BLC: jax.Array
+    ids_BL: jax.Array
+    codebook: jax.Array
+    commitment: jax.Array
+
+
 @runtime_checkable
 class Tokenizer(Network, Protocol):
     """A VQ model: images [B, H, W, channels] in [-1, 1] <-> ids [B, L] of codes.
@@ -193,6 +212,12 @@ class Tokenizer(Network, Protocol):
     def decode(self, x_BLC: jax.Array) -> jax.Array:
         """Images [B, H, W, channels], about in [-1, 1], of codes or of any other vectors."""
 
+    def autoencode(self, images: jax.Array) -> Autoencoded:
+        """Images through ids and back, with what its training needs."""
+
+    def with_codes(self, codes_VC: jax.Array) -> Self:
+        """The same tokenizer with another codebook."""
+
 
 @runtime_checkable
 class TextEncoder(Network, Protocol):
@@ -200,6 +225,31 @@ class TextEncoder(Network, Protocol):
 
     def embed_text(self, ids_BT: jax.Array, mask_BT: jax.Array) -> jax.Array:
         """Features [B, T, E], float32, of token ids; `mask_BT` says which are the caption's."""
+
+
+class Features(NamedTuple):
+    """What a net measures of images, float32; B images.
+
+    Attributes:
+      pooled_BF: features that distances between sets of images are computed of.
+      spatial_BS: features that keep positions, for sFID; None where the net has none.
+      logits_BK: of K classes of the net's own, for the Inception score; None where it has none.
+    """
+
+    pooled_BF: jax.Array
+    spatial_BS: jax.Array | None = None
+    logits_BK: jax.Array | None = None
+
+
+@runtime_checkable
+class ImageTextNet(Network, Protocol):
+    """A frozen net with one space for images and texts, in which what goes together is near."""
+
+    def embed_images(self, images: jax.Array) -> jax.Array:
+        """Unit vectors [B, E], float32, of images [B, H, W, 3] in [-1, 1]."""
+
+    def embed_texts(self, ids_BT: jax.Array) -> jax.Array:
+        """Unit vectors [B, E], float32, of token ids, int32, whose ends and padding are its own."""
 
 
 @runtime_checkable
@@ -214,6 +264,9 @@ class FeatureNet(Network, Protocol):
 
     def features(self, images: jax.Array) -> jax.Array:
         """Features [B, F], float32, for distances between sets of images."""
+
+    def measure(self, images: jax.Array) -> Features:
+        """All that metrics of sets of images read, in one pass; `features` are its pooled ones."""
 
     def distance(self, a: jax.Array, b: jax.Array) -> jax.Array:
         """Perceptual distance [B], float32, between images one by one; 0 where they are equal."""

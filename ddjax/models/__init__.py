@@ -1,6 +1,17 @@
 """Model registry: classes by the kind that configs name; see `ddjax.method.protocols`."""
 
-from ddjax.models import classifier, llamagen, lpips, multiscale_vq, patch_vq, t5, var, vq
+from ddjax.models import (
+    classifier,
+    clip,
+    inception,
+    llamagen,
+    lpips,
+    multiscale_vq,
+    patch_vq,
+    t5,
+    var,
+    vq,
+)
 
 # What a model may compute in, where its config says.
 DTYPES = ("float32", "bfloat16", "float16")
@@ -15,5 +26,7 @@ MODELS = {
     "patch_tokenizer": patch_vq.PatchTokenizer,
     "classifier": classifier.Classifier,
     "lpips": lpips.LPIPS,
+    "inception": inception.Inception,
     "t5": t5.T5Encoder,
+    "clip": clip.CLIP,
 }

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from ddjax.method.codes import unit
+from ddjax.method.protocols import Features
 from ddjax.runtime.layout import ParameterLayout
 
 
@@ -61,6 +62,11 @@ class Classifier(nnx.Module):
         """Features [B, F] of the last hidden layer."""
         last = self.maps(images)[-1]
         return jax.nn.gelu(self.dense(last.reshape(last.shape[0], -1)))
+
+    def measure(self, images: jax.Array) -> Features:
+        """Features and logits."""
+        features = self.features(images)
+        return Features(features, logits_BK=self.head(features))
 
     def __call__(self, images: jax.Array) -> jax.Array:
         """Logits [B, num_classes]."""

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from ddjax.method.protocols import Features
 from ddjax.models.published import PublishedWeights
 from ddjax.runtime.layout import ParameterLayout
 
@@ -84,6 +85,10 @@ class LPIPS(nnx.Module):
     def features(self, images: jax.Array) -> jax.Array:
         """Features [B, F]: the maps of the lowest resolution, averaged over positions."""
         return jnp.mean(self.maps(images)[-1], axis=(1, 2))
+
+    def measure(self, images: jax.Array) -> Features:
+        """Features alone."""
+        return Features(self.features(images))
 
     def __call__(self, images: jax.Array) -> jax.Array:
         """Logits [B, 0]: VGG-16's own classifier is left out."""

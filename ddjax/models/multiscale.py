@@ -7,6 +7,7 @@ Always float32: rounding would change ids.
 """
 
 import itertools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,11 +16,12 @@ from flax import nnx
 
 from ddjax.method import codes
 from ddjax.method.groups import Groups
+from ddjax.models.resize import HIGHEST, area_matrix, bicubic_matrix, resize
+from ddjax.models.straight_through import straight_through
 
 # Published for images of 256 pixels: 680 tokens.
 SCALES = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)
 PHIS = 4
-HIGHEST = jax.lax.Precision.HIGHEST
 
 
 def check_scales(scales: tuple[int, ...]) -> None:
@@ -36,41 +38,6 @@ def phi_of_scale(count: int) -> tuple[int, ...]:
     ticks = np.linspace(1 / (3 * PHIS), 1 - 1 / (3 * PHIS), PHIS)
     place = np.arange(count) / max(count - 1, 1)
     return tuple(int(i) for i in np.abs(ticks[None] - place[:, None]).argmin(axis=1))
-
-
-def bicubic_matrix(size: int, wanted: int) -> np.ndarray:
-    """[wanted, size] float32: PyTorch's bicubic interpolation along one axis.
-
-    Pixels are areas (align_corners False), A = -0.75, edges repeat, no antialiasing;
-    `jax.image.resize` has A = -0.5.
-    """
-    a = -0.75
-    centre = (np.arange(wanted) + 0.5) * size / wanted - 0.5
-    taps = np.floor(centre)[:, None] + np.arange(-1, 3)
-    d = np.abs(centre[:, None] - taps)
-    near = ((a + 2) * d - (a + 3)) * d**2 + 1
-    far = ((d - 5) * d + 8) * d * a - 4 * a
-    matrix = np.zeros((wanted, size))
-    rows = np.broadcast_to(np.arange(wanted)[:, None], taps.shape)
-    columns = np.clip(taps, 0, size - 1).astype(int)
-    np.add.at(matrix, (rows, columns), np.where(d <= 1, near, far))
-    return matrix.astype(np.float32)
-
-
-def area_matrix(size: int, wanted: int) -> np.ndarray:
-    """[wanted, size] float32: means over bins that cover the axis (adaptive average pooling).
-
-    Bin i is floor(i size / wanted) .. ceil((i + 1) size / wanted) - 1, so that bins overlap where
-    the sizes do not divide.
-    """
-    i, j = np.arange(wanted)[:, None], np.arange(size)[None]
-    inside = (j >= i * size // wanted) & (j < -(-(i + 1) * size // wanted))
-    return (inside / inside.sum(axis=1, keepdims=True)).astype(np.float32)
-
-
-def resize(f_BHWC: jax.Array, matrix: np.ndarray) -> jax.Array:
-    """Apply a [wanted, size] matrix to both axes of square maps: [B, wanted, wanted, C]."""
-    return jnp.einsum("yh,xw,bhwc->byxc", matrix, matrix, f_BHWC, precision=HIGHEST)
 
 
 class Quantiser(nnx.Module):
@@ -134,11 +101,33 @@ class Quantiser(nnx.Module):
         read = [self.shrink(f, i) for i, f in enumerate(maps) if i > 0]
         return jnp.concatenate([none, *read], axis=1)
 
-    def residuals(self, f_BHWC: jax.Array) -> jax.Array:
-        """Vectors [B, L, C] before quantisation: the remainders of the coarser scales' codes."""
-        vectors = []
+    def quantise(self, f_BHWC: jax.Array) -> "Quantised":
+        """The codes of a map: scale by scale, the nearest to what coarser scales leave of it.
+
+        The losses are means over the scales of how far their sum so far is from the map, squared
+        (the code published with arXiv 2404.02905).
+        """
+        stop = jax.lax.stop_gradient
+        rest, total = stop(f_BHWC), jnp.zeros(f_BHWC.shape)
+        vectors, ids, codebook, commitment = [], [], [], []
         for scale in range(len(self.scales)):
-            vectors.append(self.shrink(f_BHWC, scale))
-            coded = self.codebook[codes.nearest_ids(vectors[-1], self.codebook)]
-            f_BHWC = f_BHWC - self.spread(coded, scale)
-        return jnp.concatenate(vectors, axis=1)
+            vectors.append(self.shrink(rest, scale))
+            ids.append(codes.nearest_ids(vectors[-1], self.codebook))
+            added = self.spread(self.codebook[ids[-1]], scale)
+            rest, total = rest - stop(added), total + added
+            codebook.append(jnp.mean((total - stop(f_BHWC)) ** 2))
+            commitment.append(jnp.mean((stop(total) - f_BHWC) ** 2))
+        return Quantised(
+            straight_through(f_BHWC, total), jnp.concatenate(vectors, axis=1),
+            jnp.concatenate(ids, axis=1), sum(codebook) / len(ids), sum(commitment) / len(ids),
+        )
+
+
+class Quantised(NamedTuple):
+    """A feature map in codes; see `ddjax.method.protocols.Autoencoded`."""
+
+    map_BHWC: jax.Array
+    features_BLC: jax.Array
+    ids_BL: jax.Array
+    codebook: jax.Array
+    commitment: jax.Array

@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from ddjax.method import codes
+from ddjax.method.protocols import Autoencoded
 from ddjax.method.token_maps import TokenMaps
 from ddjax.models import vq
-from ddjax.models.multiscale import SCALES, Quantiser, check_scales
+from ddjax.models.multiscale import SCALES, Quantised, Quantiser, check_scales
 from ddjax.models.published import PublishedWeights
 from ddjax.runtime.layout import ParameterLayout
 
@@ -65,13 +65,28 @@ class MultiscaleTokenizer(nnx.Module):
 
     def features(self, images: jax.Array) -> jax.Array:
         """Vectors [B, L, C] before quantisation, all scales; images [B, H, W, channels]."""
-        return self.quantiser.residuals(self.quant_conv(self.encoder(images)))
+        return self._quantised(images).features_BLC
 
     def encode(self, images: jax.Array) -> jax.Array:
         """Ids [B, L] of images [B, H, W, channels] in [-1, 1]: scales in turn, each in raster."""
-        return codes.nearest_ids(self.features(images), self.codebook)
+        return self._quantised(images).ids_BL
 
     def decode(self, x_BLC: jax.Array) -> jax.Array:
         """Images [B, H, W, channels] in [-1, 1] of code vectors taken as they are."""
         f = self.quantiser.maps(x_BLC)[-1]
         return jnp.clip(self.decoder(self.post_quant_conv(f)), -1, 1)
+
+    def autoencode(self, images: jax.Array) -> Autoencoded:
+        """See `ddjax.method.protocols.Tokenizer`."""
+        found = self._quantised(images)
+        image = self.decoder(self.post_quant_conv(found.map_BHWC))
+        return Autoencoded(image, *found[1:])
+
+    def with_codes(self, codes_VC: jax.Array) -> "MultiscaleTokenizer":
+        """The same tokenizer with another codebook."""
+        changed = jax.tree.map(lambda leaf: leaf, self)
+        changed.quantiser.embedding = nnx.Param(codes_VC)
+        return changed
+
+    def _quantised(self, images: jax.Array) -> Quantised:
+        return self.quantiser.quantise(self.quant_conv(self.encoder(images)))

@@ -11,7 +11,9 @@ from flax import nnx
 
 from ddjax.method import codes
 from ddjax.method.codes import unit
+from ddjax.method.protocols import Autoencoded
 from ddjax.method.token_maps import TokenMaps
+from ddjax.models import straight_through
 from ddjax.runtime.layout import ParameterLayout
 
 
@@ -94,3 +96,13 @@ class PatchTokenizer(nnx.Module):
         return cells.transpose(0, 1, 3, 2, 4, 5).reshape(
             -1, c.image_size, c.image_size, c.image_channels
         )
+
+    def autoencode(self, images: jax.Array) -> Autoencoded:
+        """See `ddjax.method.protocols.Tokenizer`."""
+        return straight_through.autoencode(self, images)
+
+    def with_codes(self, codes_VC: jax.Array) -> "PatchTokenizer":
+        """The same tokenizer with another codebook, normalised."""
+        changed = jax.tree.map(lambda leaf: leaf, self)
+        changed.embedding = nnx.Param(codes_VC)
+        return changed

@@ -148,7 +148,7 @@ class VARStudent(nnx.Module):
 
         The teacher predicts the first scale where it reads the condition; here that scale has a
         place of its own, level and position 1, whose embeddings start random. (The released code
-        draws a row of the class table anew instead.)
+        draws a new row of the class table instead.)
         """
         student = cls(teacher.config, rngs=rngs)
         trunk, fresh = jax.tree.map(jnp.copy, teacher.trunk), student.trunk

@@ -10,7 +10,9 @@ from flax import nnx
 
 from ddjax.method import codes
 from ddjax.method.codes import unit
+from ddjax.method.protocols import Autoencoded
 from ddjax.method.token_maps import TokenMaps
+from ddjax.models import straight_through
 from ddjax.models.published import PublishedWeights
 from ddjax.runtime.layout import ParameterLayout
 
@@ -262,3 +264,13 @@ class VQTokenizer(nnx.Module):
         grid = self.config.grid
         z = x_BLC.reshape(x_BLC.shape[0], grid, grid, x_BLC.shape[-1])
         return self.decoder(self.post_quant_conv(z))
+
+    def autoencode(self, images: jax.Array) -> Autoencoded:
+        """See `ddjax.method.protocols.Tokenizer`."""
+        return straight_through.autoencode(self, images)
+
+    def with_codes(self, codes_VC: jax.Array) -> "VQTokenizer":
+        """The same tokenizer with another codebook, normalised."""
+        changed = jax.tree.map(lambda leaf: leaf, self)
+        changed.embedding = nnx.Param(codes_VC)
+        return changed

@@ -70,7 +70,9 @@ def read(root: Path) -> Ours:
         samples = f"{metrics.get('sets', 1)} x {metrics['samples']}"
     except (KeyError, TypeError):
         raise UserError(f"{path} is not what the stage evaluate writes; give its workdir") from None
-    is_inception = any(row.get("fid") is not None for row in rows.values())
+    is_inception = any(
+        row.get(key) is not None for row in rows.values() for key in ("fid", "inception_score")
+    )
     return Ours(rows, str(metrics.get("features", "")), is_inception, samples)
 
 
@@ -128,8 +130,8 @@ def _notes(published: tuple[Published, ...], ours: Ours) -> list[str]:
     if ours.rows:
         notes.append(f"Ours: {ours.samples} samples a row, features: {ours.features}.")
     if ours.rows and not ours.is_inception:
-        notes.append("metrics.json has no FID, since its features are not Inception's: our FID, "
-                     "IS, precision and recall are left empty.")
+        notes.append("metrics.json has neither FID nor IS, since its features are not "
+                     "Inception's: our FID, IS, precision and recall are left empty.")
     if any(row.table == 2 for row in published):
         notes.append("teacher N-M: the paper counts groups from 1, our names from 0: the teacher "
                      "makes groups N to M - 1 of the paper's.")

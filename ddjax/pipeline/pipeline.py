@@ -5,6 +5,7 @@
     out.pil()[0].show()
 """
 
+import dataclasses
 import functools
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +20,9 @@ from ddjax.data.conditions import Classes, Conditions
 from ddjax.evaluation.pixels import to_unit
 from ddjax.method import trajectory, ways
 from ddjax.method.flow import Solver
+from ddjax.method.groups import Groups
 from ddjax.method.guidance import Guidance
+from ddjax.method.protocols import Tokenizer
 from ddjax.method.sampling import Models, Settings, coded
 from ddjax.pipeline.outputs import Output, Trajectory
 from ddjax.pipeline.sampler import Sampler, slices
@@ -112,6 +115,13 @@ class Pipeline(Sampler):
         settings = Settings(tuple(steps), split, guidance or Guidance(), solver or Solver())
         return cls(load, settings, conditions or Classes(sizes.num_classes), batch)
 
+    def guided(self, guidance: Guidance) -> "Pipeline":
+        """The same models, with the teacher sampled in another way."""
+        settings = dataclasses.replace(self.settings, guidance=guidance)
+        return Pipeline(
+            self._load, settings, self.conditions, self.batch, list(self.mesh.devices.flat)
+        )
+
     def __call__(
         self,
         labels: Sequence[int] | None = None,
@@ -144,9 +154,7 @@ class Pipeline(Sampler):
             raise UserError(f"{method}: not all of its ids are chosen from log-probabilities")
         if ids is not None and not way.continues:
             raise UserError(f"{method} cannot start from ids")
-        noise = self.noise(len(numbers), seed) if noise is None else _checked_noise(
-            noise, (len(numbers), *self.noise_shape)
-        )
+        noise = self._noise(noise, len(numbers), seed)
         ids = trajectory.no_prefix(len(numbers)) if ids is None else _checked_ids(
             ids, len(numbers), self.models(way)
         )
@@ -165,6 +173,7 @@ class Pipeline(Sampler):
         prompts: Sequence[str] | None = None,
         method: str = "teacher_flow",
         seed: int = 0,
+        noise: np.ndarray | None = None,
         steps: Sequence[int] | None = None,
     ) -> Trajectory:
         """The images X_0 .. X_G on the way from noise to what a method draws.
@@ -175,6 +184,7 @@ class Pipeline(Sampler):
           prompts: likewise.
           method: one that maps noise.
           seed: of the noise.
+          noise: [N, L, C] to take instead.
           steps: values of k; all by default.
 
         Raises:
@@ -184,21 +194,31 @@ class Pipeline(Sampler):
         if not way.maps_noise:
             known = ", ".join(one.pattern for one in ways.WAYS if one.maps_noise)
             raise UserError(f"{method} does not map noise; trajectories are of {known}")
-        noise = self.noise(len(numbers), seed)
+        noise = self._noise(noise, len(numbers), seed)
         ids = self.draw(
             way, numbers, noise, seed=seed, want=("ids",), conditions=conditions
         )[0].ids
-        models = self.models(way)
-        chosen = tuple(range(models.groups.count + 1) if steps is None else steps)
+        chosen = tuple(range(self.groups.count + 1) if steps is None else steps)
+        return Trajectory(np.stack([self.images_at(k, ids, noise) for k in chosen]), chosen, ids)
+
+    def images_at(self, k: int, ids: np.ndarray, noise: np.ndarray) -> np.ndarray:
+        """X_k decoded: the first k groups of ids [N, L], noise [N, L, C] behind.
+
+        Returns:
+          [N, H, W, channels] in 0..1.
+        """
+        tokenizer = self._load("tokenizer")
         with jax.set_mesh(self.mesh):
-            images = [
-                np.concatenate([
-                    np.asarray(_decode_x_k(models, k, ids[rows], noise[rows]))
-                    for rows in slices(len(ids), self.batch)
-                ])
-                for k in chosen
-            ]
-        return Trajectory(to_unit(np.stack(images)), chosen, ids)
+            return to_unit(np.concatenate([
+                np.asarray(_decode_x_k(tokenizer, k, ids[rows], noise[rows], groups=self.groups))
+                for rows in slices(len(ids), self.batch)
+            ]))
+
+    def _noise(self, noise: np.ndarray | None, count: int, seed: int) -> np.ndarray:
+        """The noise [N, L, C] that is given, or the seed's."""
+        if noise is None:
+            return self.noise(count, seed)
+        return _checked_noise(noise, (count, *self.noise_shape))
 
     def _asked(
         self,
@@ -219,12 +239,12 @@ class Pipeline(Sampler):
         return self.conditions, self.conditions.checked(given[key], key)
 
 
-@jax.jit
+@functools.partial(jax.jit, static_argnames="groups")
 def _decode_x_k(
-    models: Models, k: jax.Array, ids_BL: jax.Array, eps_BLC: jax.Array
+    tokenizer: Tokenizer, k: jax.Array, ids_BL: jax.Array, eps_BLC: jax.Array, *, groups: Groups
 ) -> jax.Array:
-    data_BLC = coded(ids_BL, models.tokenizer.codebook)
-    return models.tokenizer.decode(trajectory.x_at(k, data_BLC, eps_BLC, models.groups))
+    data_BLC = coded(ids_BL, tokenizer.codebook)
+    return tokenizer.decode(trajectory.x_at(k, data_BLC, eps_BLC, groups))
 
 
 def _checked_noise(noise: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

@@ -11,6 +11,7 @@ import numpy as np
 
 from ddjax.data.conditions import Conditions
 from ddjax.method import keys, trajectory
+from ddjax.method.groups import Groups
 from ddjax.method.sampling import Images, Models, Settings, check_finite, draw_images
 from ddjax.method.ways import Way
 from ddjax.runtime import progress, sharding
@@ -40,6 +41,16 @@ class Sampler:
         self.settings, self.conditions, self.batch = settings, conditions, batch
         self.mesh = sharding.make_mesh(1, list(devices or jax.local_devices()[:1]))
         self._load, self._compiled = functools.cache(load), {}
+
+    @property
+    def groups(self) -> Groups:
+        """How the L tokens of an image are cut."""
+        return self._load("sizes").groups
+
+    @property
+    def codebook(self) -> jax.Array:
+        """The codes [V, C]."""
+        return self._load("tokenizer").codebook
 
     @functools.cached_property
     def noise_shape(self) -> tuple[int, int]:
@@ -136,6 +147,34 @@ class Sampler:
                 )
                 self._compiled[way, want, shapes] = lowered.compile()
         return functools.partial(self._compiled[way, want, shapes], models, key, *batch)
+
+    def prepare(
+        self,
+        way: Way,
+        count: int,
+        want: tuple[str, ...] = ("images", "ids"),
+        conditions: Conditions | None = None,
+    ) -> int:
+        """Compile what draws `count` images, unless that was done.
+
+        Args:
+          way: how.
+          count: of the images.
+          want: fields of `Images`.
+          conditions: in place of the sampler's.
+
+        Returns:
+          Bytes that drawing takes on a device, beside those of the models.
+        """
+        devices = self.mesh.size
+        size = min(self.batch, -(-count // devices)) * devices
+        index = np.arange(size, dtype=np.int32)
+        program = self.program(
+            way, np.zeros((size, *self.noise_shape), np.float32), np.zeros_like(index), index,
+            trajectory.no_prefix(size), 0, want, conditions,
+        )
+        needs = program.func.memory_analysis()
+        return needs.temp_size_in_bytes + needs.output_size_in_bytes
 
     def models(self, way: Way) -> Models:
         """What a way reads.

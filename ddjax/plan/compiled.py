@@ -12,9 +12,9 @@ import jax.numpy as jnp
 from flax import nnx
 
 from ddjax.config.schema import Config
+from ddjax.plan import captions
 from ddjax.runtime import sharding
-from ddjax.stages import distill, pair_generation
-from ddjax.storage import run_models
+from ddjax.stages import distill_map, pair_generation
 from ddjax.training import loop
 
 
@@ -35,17 +35,17 @@ def training_step(config: Config, nets: dict[str, nnx.Module]) -> Compiled:
     """The step of distillation on the current mesh."""
     section, devices = config.distill.train, sharding.devices()
     first = jax.eval_shape(functools.partial(loop.first_state, config=section), nets["student"])
-    frozen = sharding.replicate(distill.Frozen(nets["tokenizer"], nets.get("perceptual net")))
+    frozen = sharding.replicate(distill_map.Frozen(nets["tokenizer"], nets.get("perceptual net")))
     batch = section.batch
     rows = sharding.batch_like({
         "index": _array(jnp.int32, batch),
-        "condition": run_models.conditions(config).shapes(batch),
+        "condition": captions.shapes(config, batch),
         "ids": _array(jnp.uint16, batch, config.groups.length),
     })
     return _compile(
         loop.train_step, sharding.shard(first, first.model.layout), frozen, rows,
         jax.eval_shape(jax.random.key, 0), sharding.batch_like(_array(jnp.bool_, devices)),
-        loss=distill.loss_of(config, noise_seed=config.seed),
+        loss=distill_map.loss_of(config, noise_seed=config.seed),
         config=section,
     )
 
@@ -57,7 +57,7 @@ def pairs(config: Config, nets: dict[str, nnx.Module]) -> Compiled:
     noise = _array(jnp.float32, total, config.groups.length, codes.shape[1])
     return _compile(
         pair_generation.map_batch, *sharding.replicate((nets["teacher"], codes)),
-        *sharding.batch_like((noise, run_models.conditions(config).shapes(total))),
+        *sharding.batch_like((noise, captions.shapes(config, total))),
         guidance=config.guidance, solver=config.flow,
     )
 

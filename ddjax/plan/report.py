@@ -16,12 +16,12 @@ from flax import nnx
 
 from ddjax.config.schema import Config
 from ddjax.method.guidance import Guided
-from ddjax.plan import compiled, memory
+from ddjax.plan import captions, compiled, memory
 from ddjax.runtime import flops, sharding
 from ddjax.runtime.devices import DEVICES, Device
 from ddjax.runtime.errors import UserError
-from ddjax.stages import distill, pair_generation
-from ddjax.storage import model_folder, run_models
+from ddjax.stages import distill_map, pair_generation
+from ddjax.storage import model_folder
 from ddjax.training import loop
 
 # Usable share of a device's memory: the runtime and fragmentation take the rest.
@@ -100,13 +100,14 @@ def pairs_stage(config: Config, nets: dict[str, nnx.Module], devices: int) -> St
             teacher, codes_VC, eps, condition, guidance=config.guidance, solver=config.flow
         )
 
-    condition = run_models.conditions(config).shapes(batch)
+    condition, encoding = captions.shapes(config, batch), captions.encoding(config, batch)
     jaxpr = jax.make_jaxpr(make)(teacher, codes_VC, _int32(batch), condition).jaxpr
     return StagePlan(
-        "pairs", batch * devices, _calls(config, devices), flops.operations(jaxpr),
-        flops.traffic(jaxpr),
+        "pairs", batch * devices, _calls(config, devices),
+        flops.operations(jaxpr) + encoding.operations, flops.traffic(jaxpr) + encoding.traffic,
         {"teacher": memory.size(teacher), "codebook": memory.size(codes_VC),
-         "intermediate values at their peak": memory.peak(jaxpr)},
+         **_encoder(encoding),
+         "intermediate values at their peak": max(memory.peak(jaxpr), encoding.peak)},
         _decoding(config, teacher, batch),
     )
 
@@ -125,7 +126,7 @@ def _decoding(config: Config, teacher: nnx.Module, batch: int) -> dict[str, floa
         ids_BP = _int32(batch, int(config.groups.starts[-2]))
         return jax.eval_shape(
             lambda teacher, *args: Guided(teacher, config.guidance).prefill(*args),
-            teacher, run_models.conditions(config).shapes(batch), ids_BP,
+            teacher, captions.shapes(config, batch), ids_BP,
         )
 
     log_p, cache = prefill(batch)
@@ -141,27 +142,34 @@ def _decoding(config: Config, teacher: nnx.Module, batch: int) -> dict[str, floa
 def distill_stage(config: Config, nets: dict[str, nnx.Module], devices: int) -> StagePlan:
     """Training of the student; what is trained is sharded over `mesh.fsdp`, the rest not."""
     section, student, fsdp = config.distill, nets["student"], config.mesh.fsdp
-    frozen = distill.Frozen(nets["tokenizer"], nets.get("perceptual net"))
+    frozen = distill_map.Frozen(nets["tokenizer"], nets.get("perceptual net"))
     parts = section.train.accumulate
     batch = section.train.batch // parts // devices
     rows = {"index": _int32(batch), "ids": _int32(batch, config.groups.length),
-            "condition": run_models.conditions(config).shapes(batch)}
-    loss = distill.loss_of(config, noise_seed=config.seed)
+            "condition": captions.shapes(config, batch)}
+    encoding = captions.encoding(config, batch)
+    loss = distill_map.loss_of(config, noise_seed=config.seed)
     grad = jax.value_and_grad(loss, has_aux=True)
     key = jax.eval_shape(jax.random.key, 0)
     jaxpr = jax.make_jaxpr(grad)(student, frozen, rows, key).jaxpr
     optimizer = jax.eval_shape(loop.optimizer(section.train, student.layout).init, student)
     return StagePlan(
-        "distill", section.train.batch, section.train.steps, parts * flops.operations(jaxpr),
-        parts * flops.traffic(jaxpr),
+        "distill", section.train.batch, section.train.steps,
+        parts * (flops.operations(jaxpr) + encoding.operations),
+        parts * (flops.traffic(jaxpr) + encoding.traffic),
         {f"student / {fsdp}": memory.size(student) / fsdp,
          f"its average / {fsdp}": memory.size(student) / fsdp,
          f"optimizer state / {fsdp}": memory.size(optimizer) / fsdp,
          f"gradients / {fsdp}": memory.size(student) / fsdp,
          "teacher, which it starts from": memory.size(nets["teacher"]),
          "tokenizer and perceptual net": memory.size(frozen),
-         "activations at their peak": memory.peak(jaxpr)},
+         **_encoder(encoding),
+         "activations at their peak": max(memory.peak(jaxpr), encoding.peak)},
     )
+
+
+def _encoder(encoding: captions.Encoding) -> dict[str, float]:
+    return {"text encoder": encoding.weights} if encoding.weights else {}
 
 
 def _int32(*shape: int) -> jax.ShapeDtypeStruct:
@@ -287,6 +295,7 @@ def report(config: Config, devices: int, kind: str, utilisation: float) -> str:
         "\n".join(["| model | million parameters |", "| --- | ---: |", *counts]),
         *(memory_table(stage, devices) for stage in stages),
         time_table(stages, devices, device, utilisation),
+        *([captions.cache_size(config, devices)] if config.text else []),
         *warnings(stages, device),
         NOTES,
     ])

@@ -1,7 +1,7 @@
 """Preemption: SIGTERM, sent before a machine is taken away, and Ctrl-C; nothing is lost.
 
-By default it ends where it is, since files appear whole or not at all. Within `deferred` it goes on
-to a point where it has saved. A second signal ends the process at once.
+By default it ends where it is, since writes are atomic. Within `deferred` it goes on to a point
+where it has saved. A second signal ends the process at once.
 """
 
 import contextlib

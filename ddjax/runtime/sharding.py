@@ -200,6 +200,12 @@ def to_host(array: jax.Array) -> np.ndarray:
     return np.asarray(multihost_utils.process_allgather(array, tiled=True))
 
 
+def local_to_host(array: jax.Array) -> np.ndarray:
+    """The rows of a batch that this process' devices hold, in the order of `local_rows`."""
+    shards = {shard.index[0].start or 0: shard.data for shard in array.addressable_shards}
+    return np.concatenate([np.asarray(shards[start]) for start in sorted(shards)])
+
+
 def _current() -> Mesh:
     mesh = jax.sharding.get_mesh()
     return one_device() if mesh.empty else mesh

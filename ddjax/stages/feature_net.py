@@ -9,9 +9,8 @@ from flax import nnx
 
 from ddjax.config import reading
 from ddjax.config.schema import Config, ModelSection
-from ddjax.data import datasets
 from ddjax.models import MODELS
-from ddjax.stages import registry, running
+from ddjax.stages import images, registry, running
 from ddjax.storage import model_folder, run_models
 from ddjax.storage.workdir import Folder
 from ddjax.training import loop
@@ -35,25 +34,27 @@ def loss(
       The loss, a scalar, and other scalars by name.
     """
     del frozen
-    images = batch["image"] + 0.1 * jax.random.normal(key, batch["image"].shape)
-    log_p = jax.nn.log_softmax(model(images))
+    noisy = batch["image"] + 0.1 * jax.random.normal(key, batch["image"].shape)
+    log_p = jax.nn.log_softmax(model(noisy))
     nll = -jnp.take_along_axis(log_p, batch["label"][:, None], axis=-1)
     accuracy = jnp.mean(log_p.argmax(-1) == batch["label"])
     return jnp.mean(nll), {"accuracy": accuracy}
 
 
 def load(
-    name: str, where: str, directory: Path, section: ModelSection, config: Config
+    name: str, where: str, root: Path, folder: str, section: ModelSection, config: Config
 ) -> nnx.Module:
     """The net of a section: its weights, or a classifier trained into the folder.
 
     Args:
       name: on the progress bar; part of the seed.
       where: the key of the section.
-      directory: of the training.
+      root: the workdir.
+      folder: of the training, in it.
       section: of the config.
       config: whose images it is trained on.
     """
+    directory = root / folder
     if section.weights:
         return run_models.load_model(section, f"{where}.weights", directory / "model")
     cls = MODELS[section.kind]
@@ -64,7 +65,7 @@ def load(
         init=lambda rngs: cls(section.model, rngs=rngs),
         loss=loss,
         frozen=None,
-        source=datasets.source(config.data),
+        source=images.opened(config, root),
         seed=config.seed,
         config=section.train,
         restore=config.restore,
@@ -74,8 +75,6 @@ def load(
 def for_evaluation(config: Config, root: Path) -> nnx.Module:
     """The net in whose features samples are compared, trained when it is first needed.
 
-    It is the very net that `load` trains for the evaluation, in a folder of its own.
-
     Args:
       config: of the run.
       root: the workdir.
@@ -83,17 +82,17 @@ def for_evaluation(config: Config, root: Path) -> nnx.Module:
     Raises:
       UserError: it was trained by other settings, or is damaged.
     """
-    section, directory = config.evaluate.features, root / FOLDER
+    section = config.evaluate.features
 
     def make() -> str:
-        load("classifier", "evaluate.features", directory, section, config)
+        load("classifier", "evaluate.features", root, FOLDER, section, config)
         return f"{section.train.steps} steps on {config.data.name}"
 
     if not section.weights:
-        own = Folder(directory, settings(config), registry.MODEL)
+        own = Folder(root / FOLDER, settings(config), registry.MODEL)
         own.begin(reading.plain(config))
         running.make_once(own, "features", {}, make)
-    return load("classifier", "evaluate.features", directory, section, config)
+    return load("classifier", "evaluate.features", root, FOLDER, section, config)
 
 
 def settings(config: Config) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from ddjax.config.schema import Config
 from ddjax.data.conditions import Conditions
 from ddjax.runtime import hosts, sharding
 from ddjax.runtime.errors import UserError
-from ddjax.stages import pair_generation, running
+from ddjax.stages import caption_features, pair_generation, running
 from ddjax.stages.registry import STAGES
 from ddjax.storage import files, run_models, workdir
 from ddjax.storage.pair_store import Store
@@ -34,7 +34,7 @@ def run(config: Config, directory: Path) -> str:
     if hosts.is_first():
         store.create(about(config, root))
     hosts.barrier("store of pairs begun")
-    conditions = run_models.conditions(config)
+    conditions = caption_features.conditions(config)
     made = _make_wrong_shards(config, root, conditions, store)
     count, shards = config.pairs.count, len(store.shards())
     return f"{count} pairs in {shards} shards, {len(made)} of them made now{conditions.remark()}"
@@ -89,7 +89,7 @@ def repair(root: Path) -> str:
     problems = store.problems()
     if not problems:
         return f"{store.directory}: nothing to repair"
-    made = _make_wrong_shards(config, root, run_models.conditions(config), store)
+    made = _make_wrong_shards(config, root, caption_features.conditions(config), store)
     for name in problems.keys() - set(made):  # no pairs of this store belong there
         files.quarantine(store.directory / name)
     return (

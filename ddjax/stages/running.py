@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import json
 import operator
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,15 +12,19 @@ from typing import Any
 import jax
 
 from ddjax.config import reading
-from ddjax.config.schema import Config
-from ddjax.runtime import hosts, sharding
+from ddjax.config.schema import SCORE, Config
+from ddjax.data import caption_sets
+from ddjax.evaluation import image_sets
+from ddjax.runtime import compilation, hosts, sharding
 from ddjax.stages import registry
 from ddjax.stages.registry import STAGES, Stage
 from ddjax.storage import files, run_models
 from ddjax.storage.workdir import Folder
 
 # Keys that change how a stage runs but not what comes out.
-_NEUTRAL = ("log_every", "checkpoint_every", "keep", "directory")
+_NEUTRAL = ("log_every", "checkpoint_every", "keep", "directory", "cache", "skip_at_most")
+# A key of such a name that does.
+_DECIDES = "evaluate.keep"
 
 
 def settings(
@@ -29,7 +32,8 @@ def settings(
 ) -> dict[str, Any]:
     """The keys and values that decide what a stage makes, flat: {"teacher.model.width": 96}.
 
-    A model folder stands there by its digest: it may move, but not change. So do captions.
+    A model folder stands there by its digest: it may move, but not change. So do captions, and what
+    samples are compared with.
 
     Args:
       config: of the run.
@@ -40,11 +44,21 @@ def settings(
       UserError: a model folder or the file of captions is missing.
     """
     tree = dataclasses.asdict(config)
-    if not config.distill.perceptual:
-        del tree["distill"]["perceptual_net"]
+    if config.clip is None:
+        del tree["evaluate"]["clip"]
+    for section in ("tokenizer", "distill"):
+        if not tree[section]["perceptual"]:
+            del tree[section]["perceptual_net"]
     if not config.distill.keep_best:  # then validation does not decide what is made
         for key in ("validate_every", "validate_samples", "keep_best"):
             del tree["distill"][key]
+    if SCORE not in config.distill.method:
+        # Folders of earlier versions do not have these.
+        del tree["distill"]["method"], tree["distill"]["score"]
+    # Nor these.
+    for key in ("perceptual", "revive_every", "hold_out"):
+        if not tree["tokenizer"][key]:
+            del tree["tokenizer"][key]
     flat = {"seed": config.seed}
     todo = [stage]
     for one in todo:
@@ -61,9 +75,18 @@ def settings(
         section = config.student_model if where == "student" else operator.attrgetter(where)(config)
         if flat.pop(key):
             flat[key] = weights(f"config.{key}", section)
+    if flat.get("evaluate.clip.vocabulary"):
+        path = Path(flat["evaluate.clip.vocabulary"])
+        where = "config.evaluate.clip.vocabulary"
+        flat["evaluate.clip.vocabulary"] = files.input_digest(path, where)
+    if flat.get("evaluate.reference"):
+        path = Path(flat["evaluate.reference"])
+        flat["evaluate.reference"] = image_sets.digest(path, "config.evaluate.reference")
     flat = {key: value for key, value in flat.items() if not key.startswith("data.captions")}
     if config.has_captions:
-        flat |= _captions(config, weights)
+        flat |= captions(config, weights)
+    if not config.data.is_prepared:
+        flat.pop("data.image_channels", None)
     return json.loads(json.dumps(flat))
 
 
@@ -80,11 +103,15 @@ def section_settings(config: Config, names: Iterable[str]) -> dict[str, Any]:
     return json.loads(json.dumps(flat))
 
 
-def _captions(config: Config, weights: Callable[[str, Any], str]) -> dict[str, Any]:
+def captions(
+    config: Config, weights: Callable[[str, Any], str] = run_models.check_weights
+) -> dict[str, Any]:
     """What decides the captions and their features; files stand there by their digests."""
     data, text = config.data, config.text
     flat = {}
-    if data.captions:
+    if caption_sets.is_named(data.captions):
+        flat["data.captions"] = caption_sets.identity(data)
+    elif data.captions:
         flat["data.captions"] = files.input_digest(Path(data.captions), "config.data.captions")
     if text is not None:
         flat |= {f"data.{key}": getattr(data, key) for key in
@@ -105,8 +132,9 @@ def _flatten(tree: Any, where: str) -> Iterator[tuple[str, Any]]:
         yield where, tree
         return
     for key, value in tree.items():
-        if key not in _NEUTRAL:
-            yield from _flatten(value, f"{where}.{key}")
+        path = f"{where}.{key}"
+        if key not in _NEUTRAL or path == _DECIDES:
+            yield from _flatten(value, path)
 
 
 def folder(config: Config, root: Path, stage: Stage) -> Folder:
@@ -126,9 +154,7 @@ def seconds_before(root: Path, name: str) -> float:
 def prepare(config: Config, root: Path) -> None:
     """Find the other processes, and keep compiled programs; before any device is used."""
     hosts.join(**dataclasses.asdict(config.hosts))
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        # So that a run that goes on after a stop compiles nothing again.
-        jax.config.update("jax_compilation_cache_dir", str(root.absolute() / "compilation_cache"))
+    compilation.keep_programs(root)
 
 
 def run_all(config: Config, root: Path, stages: Sequence[Stage]) -> None:

@@ -10,20 +10,16 @@ import numpy as np
 from flax import nnx
 
 from ddjax.config.schema import Config, TeacherSection
-from ddjax.data import datasets
 from ddjax.data.conditions import Conditioned, replaced
-from ddjax.data.sources import Arrays
+from ddjax.data.sources import Arrays, Subset
 from ddjax.evaluation import pictures
 from ddjax.method import keys, trajectory
 from ddjax.method.guidance import Guidance, Guided
 from ddjax.models import MODELS
 from ddjax.runtime import sharding
-from ddjax.stages import tokenizer
+from ddjax.stages import images
 from ddjax.storage import run_models
 from ddjax.training import loop
-
-# One image in ten is held out: a small data set is soon memorised.
-HELD_OUT = 10
 
 
 def loss(
@@ -39,7 +35,7 @@ def loss(
     Args:
       model: being trained.
       frozen: nothing.
-      batch: "ids" [B, L] and "condition" with leading axis B.
+      batch: "ids" [B, L], of any integer type, and "condition" with leading axis B.
       key: which conditions are dropped.
       config: the share.
 
@@ -47,24 +43,26 @@ def loss(
       The loss, a scalar, and other scalars by name.
     """
     del frozen
-    condition = batch["condition"]
-    drop_B = jax.random.bernoulli(key, config.label_dropout, batch["ids"].shape[:1])
+    condition, ids_BL = batch["condition"], batch["ids"].astype(jnp.int32)
+    drop_B = jax.random.bernoulli(key, config.label_dropout, ids_BL.shape[:1])
     condition = replaced(condition, model.null(condition), drop_B)
-    log_p = jax.nn.log_softmax(model.logits(batch["ids"], condition))
-    nll = -jnp.take_along_axis(log_p, batch["ids"][..., None], axis=-1)
+    log_p = jax.nn.log_softmax(model.logits(ids_BL, condition))
+    nll = -jnp.take_along_axis(log_p, ids_BL[..., None], axis=-1)
     return jnp.mean(nll), {}
 
 
 def run(config: Config, directory: Path) -> str:
     """Train; returns one line about it."""
-    labelled, conditions = datasets.load(config.data), run_models.conditions(config)
+    conditions = run_models.conditions(config)
     coder = run_models.load(config, directory.parent, "tokenizer")
-    condition = labelled.get("condition", labelled["label"])
-    rows = {"ids": tokenizer.encode(coder, labelled["image"]), "condition": condition}
-    held_out = labelled["source"] % HELD_OUT == 0
+    data = images.opened(config, directory.parent)
+    rows = Arrays({
+        "ids": images.ids(config, directory, coder, data),
+        "condition": data.known.get("condition", data.known["label"]),
+    })
     unseen, seen = (
-        Conditioned(Arrays({name: array[mine] for name, array in rows.items()}), conditions)
-        for mine in (held_out, ~held_out)
+        Conditioned(Subset(rows, np.flatnonzero(mine)), conditions)
+        for mine in (data.held_out, ~data.held_out)
     )
     section = config.teacher
     cls = MODELS[section.kind]
@@ -88,15 +86,21 @@ def run(config: Config, directory: Path) -> str:
         profile=config.profile,
         pictures=lambda model: {"samples": pictures.tile(draw(model), 10)},
     )
-    evaluate = jax.jit(functools.partial(loss, config=section))
-    nats = [
-        evaluate(
-            model, None, part.encode(part.take(np.arange(min(2000, len(part))))), jax.random.key(0)
-        )[0]
-        for part in (unseen, seen)
-    ]
+    nats = [_mean_loss(model, part, section) for part in (unseen, seen)]
     return f"{section.train.steps} steps; {nats[0]:.3f} nats a token on images it has not seen, " \
         f"{nats[1]:.3f} on the others"
+
+
+def _mean_loss(model: nnx.Module, examples: Conditioned, section: TeacherSection) -> float:
+    """The loss over at most 2000 examples, from the first to the last, in even parts."""
+    rows = np.linspace(0, len(examples) - 1, min(2000, len(examples))).astype(int)
+    one = jax.jit(functools.partial(loss, config=section))
+    parts = np.array_split(rows, -(-len(rows) // section.train.batch))
+    values = [
+        one(model, None, examples.encode(examples.take(part)), jax.random.key(0))[0]
+        for part in parts
+    ]
+    return float(np.mean(values))
 
 
 @functools.partial(jax.jit, static_argnames="guidance")

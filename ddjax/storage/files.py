@@ -54,8 +54,12 @@ def atomic(path: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
+def locked(path: Path, otherwise: str = "use another --workdir") -> Iterator[None]:
     """Hold a lock file, which stays; the system lets go of it when the process ends in any way.
+
+    Args:
+      path: of the file.
+      otherwise: what one can do but wait.
 
     Raises:
       UserError: another process holds it.
@@ -65,8 +69,7 @@ def locked(path: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(
-                f"{path.parent}: another run is at work there; wait for its end, or use another "
-                "--workdir"
+                f"{path.parent}: another run is at work there; wait for its end, or {otherwise}"
             ) from None
         except OSError:  # a file system without locks
             pass

@@ -23,8 +23,8 @@ from ddjax.runtime.errors import UserError
 from ddjax.storage import files
 
 # Sizes that say how a model is used, not what was learned: the type of the computation, and the
-# images of a convolutional tokenizer.
-FREE = ("dtype", "image_size")
+# images of a convolutional tokenizer, and how Inception resizes them.
+FREE = ("dtype", "image_size", "resize")
 
 # How the model of a stage is made again; of the stage's folder and its name.
 REPAIR_HINT = (

@@ -181,7 +181,7 @@ class Store:
         return Arrays(pairs.all()) if pairs.nbytes <= IN_MEMORY else pairs
 
     def all(self) -> dict[str, np.ndarray]:
-        """All pairs in order, as `PairSource.take` has them; raises as `source`."""
+        """All pairs in order: "index" [N], "condition" [N], "ids" [N, L]; raises as `source`."""
         return self._open().all()
 
     def _open(self) -> "PairSource":
@@ -218,7 +218,7 @@ class PairSource:
         }
 
     def all(self) -> dict[str, np.ndarray]:
-        """As `take`, of all pairs in order."""
+        """As `take`, of all pairs in order, [N, ...] each."""
         return self.take(np.arange(len(self)))
 
 

@@ -23,7 +23,7 @@ SPIKE, WINDOW, ENOUGH = 10.0, 100, 20
 class Health:
     """Reads the scalars of each step one step late, so that the device never waits for the host.
 
-    `stop` says whether some process had been told to stop by the last step that was read.
+    `stop` says whether some process had received a signal to stop by the last step that was read.
 
     Args:
       name: of the training.

@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
 # (model, frozen, batch, key) -> (loss, other scalars)
 Loss = Callable[[Network, Any, dict[str, jax.Array], jax.Array], tuple[jax.Array, dict]]
+# (model, batch, key, step) -> model: a change of the model that no gradient makes
+Revise = Callable[[Network, dict[str, jax.Array], jax.Array, jax.Array], Network]
 # averaged model -> images by name, each [H, W, channels] in [0, 1]
 Pictures = Callable[[Network], dict[str, np.ndarray]]
 
@@ -70,8 +72,7 @@ def check_batch(name: str, config: TrainSection, devices: int) -> None:
 
 
 def optimizer(config: TrainSection, layout: ParameterLayout) -> optax.GradientTransformation:
-    """AdamW, clipped; warm-up, then cosine to zero; the layout says what decays, and at which rate.
-    """
+    """AdamW, clipped; warm-up, then cosine to zero; the layout says what decays, at which rate."""
 
     def decayed(params: Any) -> Any:
         return jax.tree_util.tree_map_with_path(
@@ -121,7 +122,9 @@ def init_state(model: Network, config: TrainSection) -> State:
     return first_state(sharding.shard(model, model.layout), config)
 
 
-@functools.partial(jax.jit, static_argnames=("loss", "config"), donate_argnames="state")
+@functools.partial(
+    jax.jit, static_argnames=("loss", "config", "revise"), donate_argnames="state"
+)
 def train_step(
     state: State,
     frozen: Any,
@@ -131,6 +134,7 @@ def train_step(
     *,
     loss: Loss,
     config: TrainSection,
+    revise: Revise | None = None,
 ) -> tuple[State, dict[str, jax.Array]]:
     """One update.
 
@@ -139,9 +143,10 @@ def train_step(
       frozen: see `train`.
       batch: rows over all devices.
       key: of the training; each step makes its own of it.
-      stop: [devices] bool, whether its process was told to stop; all learn it at the same step.
+      stop: [devices] bool, whether its process is to stop; all learn it at the same step.
       loss: see `Loss`.
       config: hyper-parameters.
+      revise: see `Revise`; applied after the optimizer.
 
     Returns:
       the new state, and scalars, with "gradient_norms" [leaves] and "stop" beside them.
@@ -151,6 +156,8 @@ def train_step(
     layout = state.model.layout
     updates, opt_state = optimizer(config, layout).update(grads, state.opt_state, state.model)
     model = optax.apply_updates(state.model, updates)
+    if revise is not None:
+        model = revise(model, batch, jax.random.fold_in(step_key, 1), state.step)
     decay = jnp.minimum(config.ema, (1 + state.step) / (10 + state.step))
     ema = optax.incremental_update(averaged(model), state.ema, 1 - decay)
     norms = jnp.stack([jnp.sqrt(jnp.sum(jnp.square(g))) for g in jax.tree.leaves(grads)])
@@ -207,6 +214,7 @@ def train(
     pictures: Pictures = lambda model: {},
     validation: Validation | None = None,
     encode: Callable[[dict[str, Any]], dict[str, Any]] = lambda batch: batch,
+    revise: Revise | None = None,
 ) -> Network:
     """Train a model, or continue, or read it if it is finished.
 
@@ -214,8 +222,8 @@ def train(
 
     Args:
       name: shown on the progress bar; names the streams of randomness.
-      directory: gets `model/` (the averaged weights, once finished), `checkpoints/`, `events/`,
-        `profile/`, `validation.json`.
+      directory: gets `model/` (averaged weights, at last), `checkpoints/`, `events/`, `profile/`,
+        `validation.json`.
       kind: of `ddjax.models.MODELS`, for the model folder.
       init: makes the model that training starts from.
       loss: see `Loss`; must not change between calls, it is a static argument of the step.
@@ -228,11 +236,12 @@ def train(
       pictures: for TensorBoard.
       validation: how the averaged model is judged on the way, if it is.
       encode: makes what the loss reads of a batch on the devices, outside the gradient.
+      revise: see `Revise`; none by default.
 
     Raises:
-      UserError: a loss or gradient that is not finite (names step and metric; the last good
-        checkpoint stays), a damaged checkpoint, a batch that the devices cannot share, or a
-        validation curve that was measured otherwise.
+      UserError: a loss or gradient is not finite (names step and metric; the last good checkpoint
+        stays), a checkpoint is damaged, the devices cannot share a batch, or a validation curve was
+        measured otherwise.
       Preempted: SIGTERM or Ctrl-C came; a checkpoint was saved.
     """
     if (directory / "model").exists():
@@ -241,7 +250,8 @@ def train(
     iterator = batches.iterate(source, config.batch, seed)
     state = init_state(init(nnx.Rngs(keys.stream(seed, f"{name}.init"))), config)
     step_fn = functools.partial(
-        train_step, frozen=frozen, key=keys.stream(seed, name), loss=loss, config=config
+        train_step, frozen=frozen, key=keys.stream(seed, name), loss=loss, config=config,
+        revise=revise,
     )
     throughput = _throughput(step_fn, state, source, config.batch, encode)
     with (
@@ -288,10 +298,10 @@ def _throughput(
     return Throughput(size, operations, sharding.devices() * peak)
 
 
-def _flags(told: bool) -> jax.Array:
+def _flags(stop: bool) -> jax.Array:
     """[devices] bool, of which each process fills its own."""
     devices = sharding.devices()
-    return sharding.shard_batch(np.full(len(sharding.local_rows(devices)), told), devices)
+    return sharding.shard_batch(np.full(len(sharding.local_rows(devices)), stop), devices)
 
 
 class Hooks(NamedTuple):
@@ -323,8 +333,8 @@ def _loop(
         with hooks.trace.step(step, state):
             rows = hooks.throughput.wait_for(iterator)
             batch = hooks.encode(sharding.shard_batch(rows, config.batch))
-            told = stop if hooks.notice.received else go_on
-            state, scalars = step_fn(state, batch=batch, stop=told)
+            stop_now = stop if hooks.notice.received else go_on
+            state, scalars = step_fn(state, batch=batch, stop=stop_now)
         health.put(step, scalars)
         done = step + 1
         if done % config.log_every == 0 or done == config.steps:

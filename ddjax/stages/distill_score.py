@@ -1,4 +1,4 @@
-"""Score distillation of the student: its losses and its training, in the stage `distill`.
+"""Score distillation: losses and training of the student and of the fake model that follows it.
 
 Student and teacher disagree on how the next token is distributed; the student's own distribution is
 what a fake model, a copy of the teacher trained on the student's ids, says. Both are trained
@@ -138,8 +138,8 @@ def train(
     codes_VC: jax.Array,
     conditions: Conditions,
     **hooks: Any,
-) -> Student:
-    """Train a student by its scores; returns the averaged student.
+) -> str:
+    """Train a student by its scores; returns a line about it.
 
     Args:
       config: of the run.
@@ -165,7 +165,7 @@ def train(
         config=section.fake,
         **shared,
     )
-    return loop.train(
+    loop.train(
         name="score",
         directory=directory,
         kind=config.student.kind,
@@ -177,3 +177,4 @@ def train(
         **shared,
         **hooks,
     )
+    return f"{section.train.steps} steps of score distillation"

@@ -1,4 +1,4 @@
-"""Validation of a student while it is trained: one-step samples of held-out noise.
+"""Held-out validation of a student while it is trained: one-step samples of new noise.
 
 tokens_equal: share of ids that are those of the teacher's map for the same noise. fd: Fréchet
 distance to the teacher's images of as much other held-out noise, in the features that the
@@ -16,7 +16,7 @@ from flax import nnx
 
 from ddjax.config.schema import Config
 from ddjax.data.conditions import Conditions
-from ddjax.evaluation.frechet import frechet_distance
+from ddjax.evaluation.frechet import Gaussian, frechet_distance
 from ddjax.method import keys
 from ddjax.method.sampling import check_finite, student_sample
 from ddjax.runtime import progress, sharding
@@ -29,7 +29,7 @@ from ddjax.training.validation import Validation
 BETTER = {"": max, "tokens_equal": max, "fd": min}
 
 
-def of_run(
+def validation(
     config: Config, directory: Path, teacher: nnx.Module, tokenizer: nnx.Module,
     conditions: Conditions,
 ) -> Validation | None:
@@ -92,7 +92,7 @@ class HeldOut:
         else:
             ids_NL = self._read()
         self._ids, other = np.split(ids_NL, 2)
-        self._teacher_features = self._features_of(other)
+        self._teacher = Gaussian.of(self._features_of(other))
 
     def measure(self, student: nnx.Module) -> dict[str, float]:
         """`tokens_equal` and `fd` of a student.
@@ -111,7 +111,7 @@ class HeldOut:
         check_finite("student_1step, held-out noise", features, 0)
         return {
             "tokens_equal": float(np.mean(ids == self._ids)),
-            "fd": frechet_distance(features, self._teacher_features),
+            "fd": frechet_distance(Gaussian.of(features), self._teacher),
         }
 
     def _inputs(self, start: int, batch: int) -> tuple[jax.Array, Any]:
