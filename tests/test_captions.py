@@ -282,6 +282,7 @@ def test_prompts():
 
 # Their words are in the vocabulary that is made from the captions.
 PROMPTS = ["a red fox in the snow", "an old lighthouse at dusk"]
+CAPTIONS = [*(f"a fox {i}" for i in range(5)), *PROMPTS]
 
 
 def job(path):
@@ -306,7 +307,7 @@ def job(path):
 def run(tmp_path_factory):
     """What it makes, and its config."""
     root = tmp_path_factory.mktemp("t2i")
-    tree = job(lines(root / "captions.txt", [*(f"a fox {i}" for i in range(5)), *PROMPTS]))
+    tree = job(lines(root / "captions.txt", CAPTIONS))
     for stage in registry.chosen(from_dict(tree)):
         running.run(from_dict(tree), root / "run", stage)
     return tree, root
@@ -336,13 +337,13 @@ def test_captions_go_through_every_stage(run, capsys):
     lines(root / "captions.txt", [f"a bear {i}" for i in range(7)])
     with pytest.raises(UserError, match=r"made by other settings: .*data\.captions"):
         running.run(config, root / "run", registry.STAGES["distill"])
+    lines(root / "captions.txt", CAPTIONS)
 
 
 @pytest.mark.slow
 def test_pairs_are_those_of_the_features_in_a_file(run, tmp_path):
     """Features that are computed while pairs are made, against the same from an .npz file."""
     tree, root = run
-    lines(root / "captions.txt", [f"a fox {i}" for i in range(7)])
     given = run_models.conditions(from_dict(tree))
     tokens = given.take(np.arange(7))
     features = given.encoder().embed_text(tokens["ids"], tokens["mask"])

@@ -140,6 +140,13 @@ def test_the_gallery_draws_the_map_first_and_compares_with_it(studio):
     assert "100% of tokens" in page and "16 passes" in page and "1 pass<" in page
 
 
+def test_every_field_of_guidance_is_read(studio):
+    given = {"scale": 8.0, "temperature": 0.5, "top_k": 7, "top_p": 0.9}
+    found = Events(studio, None).read(*fields(**given)).guidance
+    assert {name: getattr(found, name) for name in given} == given
+    assert found.schedule == studio.pipe.settings.guidance.schedule
+
+
 def test_guidance_reaches_the_teacher_and_no_others(studio):
     plain, guided = (
         studio.draw(asked(studio.pipe, scale=scale), "teacher_flow") for scale in (1.0, 8.0)

@@ -29,7 +29,8 @@ def root(tmp_path):
 
 def config(root):
     tree = tiny.get_config().to_dict()
-    parts = tree["tokenizer"], tree["distill"]["perceptual_net"], tree["evaluate"]["features"]
+    parts = (tree["tokenizer"], tree["tokenizer"]["perceptual_net"],
+             tree["distill"]["perceptual_net"], tree["evaluate"]["features"])
     for part in parts:
         part["model"]["image_channels"] = 3
     for part in (tree["teacher"], *parts[1:]):

@@ -38,7 +38,7 @@ def test_the_report_has_a_row_for_each_method(finished):
         "method", "fd_data", "fd_teacher", "class_accuracy", "precision", "recall",
         "tokens_equal", "passes", "seconds_per_image", "speedup", "deviation", "colour_right",
         "shape_right", "size_right", "place_right", "all_right", "all_right_held_out", "fid",
-        "sfid", "inception_score",
+        "sfid", "inception_score", "clip_score",
     } for row in rows.values())
     assert rows["teacher_flow"]["tokens_equal"] == 1
     assert rows["teacher_ar"]["speedup"] == 1

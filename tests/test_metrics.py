@@ -119,7 +119,7 @@ def test_a_row_of_the_report_by_hand(checker):
     assert row.pop("deviation") == dict.fromkeys((metric.name for metric in METRICS), None)
     assert row == pytest.approx({
         "method": "x", "fid": None, "sfid": None, "inception_score": None,
-        "fd_data": distance(REAL), "fd_teacher": distance(teacher),
+        "clip_score": None, "fd_data": distance(REAL), "fd_teacher": distance(teacher),
         "class_accuracy": 3 / 4, "precision": 3 / 4, "recall": 6 / 6, "tokens_equal": 6 / 12,
         "passes": 5, "seconds_per_image": 0.25, "speedup": 8.0, "colour_right": 4 / 4,
         "shape_right": 2 / 4, "size_right": 3 / 4, "place_right": 2 / 4, "all_right": 1 / 4,

@@ -38,4 +38,4 @@ def test_what_is_committed_has_its_outputs_and_is_small():
     assert not [output for output in outputs if output.output_type == "error"]
     assert sum("image/png" in output.get("data", {}) for output in outputs) >= 8
     assert NOTEBOOK.stat().st_size < 2_000_000
-    assert str(Path.home()) not in NOTEBOOK.read_text() and "/work/" not in NOTEBOOK.read_text()
+    assert str(Path.home()) not in NOTEBOOK.read_text() and str(ROOT) not in NOTEBOOK.read_text()

@@ -182,14 +182,10 @@ def test_modules_in_modules_end(tmp_path):
 
 
 def test_tensors_that_claim_more_than_the_file_holds_are_refused(tmp_path):
-    """By the reader of all checkpoints: one number a billion times; numbers under many names."""
+    """By the reader of all checkpoints: one number a billion times."""
     many = pickled_module({"t": tensor(size=(10**9,), stride=(0,))})
     file = packed_again(saved(tmp_path / "x.pt"), {"x/data.pkl": many, "x/data/0": bytes(12)})
     with pytest.raises(UserError, match="t is no plain tensor"):
-        read(file)
-    names = {f"t{i}": tensor(count=30000, size=(30000,)) for i in range(99)}
-    packed_again(file, {"x/data.pkl": pickled_module(names), "x/data/0": bytes(120000)})
-    with pytest.raises(UserError, match="its tensors claim 11880000 bytes"):
         read(file)
 
 
