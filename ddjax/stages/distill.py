@@ -1,5 +1,6 @@
 """Stage `distill`: the student, trained by the methods of the config."""
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -28,16 +29,18 @@ def run(config: Config, directory: Path) -> str:
         "pictures": _pictures(config, conditions, tokenizer),
         "validation": held_out.validation(config, directory, teacher, tokenizer, conditions),
     }
-    rngs = nnx.Rngs(keys.stream(config.seed, "distill.init"))
-    student, lines = MODELS[config.student.kind].from_teacher(teacher, rngs=rngs), []
+    first = functools.partial(MODELS[config.student.kind].from_teacher, teacher)
+    lines = []
     # The last method has the stage's own folder, and its hooks.
     if MAP in methods:
         folder, own = ("distill/map", {}) if SCORE in methods else ("distill", hooks)
         student, line = distill_map.train(
-            config, root, folder, student, tokenizer, conditions, **own
+            config, root, folder, first, tokenizer, conditions, **own
         )
         lines.append(line)
     if SCORE in methods:
+        if MAP not in methods:
+            student = first(rngs=nnx.Rngs(keys.stream(config.seed, "distill.init")))
         lines.append(distill_score.train(
             config, directory, student, teacher, tokenizer.codebook, conditions, **hooks
         ))

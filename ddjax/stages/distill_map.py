@@ -4,6 +4,7 @@ Distilled Decoding 1 (arXiv 2412.17153), algorithm 2: pick a step k, feed X_k, p
 """
 
 import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -88,7 +89,7 @@ def train(
     config: Config,
     root: Path,
     folder: str,
-    student: Student,
+    first: Callable[..., Student],
     tokenizer: Tokenizer,
     conditions: Conditions,
     **hooks: Any,
@@ -99,7 +100,7 @@ def train(
       config: of the run.
       root: the workdir.
       folder: of the training, in it.
-      student: to begin with.
+      first: makes the student to begin with, of `rngs`.
       tokenizer: of the run.
       conditions: of the run.
       hooks: further arguments of `loop.train`.
@@ -118,7 +119,7 @@ def train(
         name="distill",
         directory=root / folder,
         kind=config.student.kind,
-        init=lambda rngs: student,
+        init=lambda rngs: first(rngs=rngs),
         loss=loss_fn,
         frozen=frozen,
         source=source,
