@@ -159,7 +159,7 @@ def train(
         name="fake model",
         directory=directory / "fake",
         kind=config.teacher.kind,
-        init=lambda rngs: teacher,
+        init=lambda rngs: jax.tree.map(jnp.copy, teacher),  # the steps use up its buffers
         loss=fake_loss,
         frozen=Frozen(codes_VC, student=student),
         config=section.fake,
