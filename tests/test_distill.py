@@ -13,7 +13,7 @@ from ddjax.config.reading import from_dict
 from ddjax.models.classifier import Classifier, ClassifierConfig
 from ddjax.models.llamagen import LlamaGenStudent
 from ddjax.models.patch_vq import PatchTokenizer
-from ddjax.stages import distill, pair_generation
+from ddjax.stages import distill_map, pair_generation
 from tests import tiny
 
 
@@ -21,7 +21,7 @@ from tests import tiny
 def setting(**weights):
     config = from_dict(tiny.get_config().to_dict())
     student = LlamaGenStudent(config.teacher.model, rngs=nnx.Rngs(0))
-    frozen = distill.Frozen(
+    frozen = distill_map.Frozen(
         PatchTokenizer(config.tokenizer.model, rngs=nnx.Rngs(1)),
         Classifier(ClassifierConfig(8, 1, 10, 4, 8), rngs=nnx.Rngs(2)),
     )
@@ -43,7 +43,7 @@ def test_loss_by_hand():
     config, student, frozen, batch = setting()
     config = with_weights(config, 0.7, 0.3)
     key = jax.random.key(4)
-    loss = distill.loss_of(config, noise_seed=8)
+    loss = distill_map.loss_of(config, noise_seed=8)
     value, scalars = jax.jit(loss)(student, frozen, batch, key)
     predict = jax.jit(lambda student, x, k, label: student(x, k, label))
     compare = jax.jit(lambda f, a, b: f.perceptual_net.distance(
@@ -77,7 +77,7 @@ def test_each_loss_trains_its_own_head(weights, head, other):
     config = with_weights(config, *weights)
 
     def value(student):
-        return distill.loss_of(config, noise_seed=0)(
+        return distill_map.loss_of(config, noise_seed=0)(
             student, frozen, batch, jax.random.key(0)
         )[0]
 

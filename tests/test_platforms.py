@@ -11,7 +11,7 @@ from ddjax.config.reading import from_dict
 from ddjax.method import ways
 from ddjax.method.sampling import Models, draw_images
 from ddjax.plan import report
-from ddjax.stages import distill, pair_generation
+from ddjax.stages import distill_map, pair_generation
 from ddjax.training import loop
 
 BATCH = 4
@@ -48,9 +48,9 @@ def training(family):
     rows = {"index": array(jnp.int32, BATCH), "condition": array(jnp.int32, BATCH),
             "ids": array(jnp.uint16, BATCH, config.groups.length)}
     return loop.train_step.trace(
-        state, distill.Frozen(nets["tokenizer"], nets["perceptual net"]), rows,
+        state, distill_map.Frozen(nets["tokenizer"], nets["perceptual net"]), rows,
         jax.eval_shape(jax.random.key, 0), array(jnp.bool_, 1),
-        loss=distill.loss_of(config, noise_seed=0), config=section,
+        loss=distill_map.loss_of(config, noise_seed=0), config=section,
     )
 
 

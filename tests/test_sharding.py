@@ -23,7 +23,7 @@ from ddjax.models.var import VARStudent
 from ddjax.models.var_trunk import VARConfig
 from ddjax.runtime import sharding, trees
 from ddjax.runtime.errors import UserError
-from ddjax.stages import distill, pair_generation
+from ddjax.stages import distill_map, pair_generation
 from ddjax.storage import checkpoint
 from ddjax.training import loop
 from tests.test_distill import setting
@@ -47,7 +47,7 @@ def batch_of(count):
 @functools.cache
 def distillation():
     config, student, frozen, _ = setting()
-    return student, frozen, distill.loss_of(config, noise_seed=0)
+    return student, frozen, distill_map.loss_of(config, noise_seed=0)
 
 
 def steps(devices, fsdp, count, state=None, accumulate=1):

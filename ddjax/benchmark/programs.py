@@ -27,12 +27,12 @@ from ddjax.method.ways import Refine
 from ddjax.models import MODELS
 from ddjax.pipeline import Pipeline
 from ddjax.runtime import flops, sharding
-from ddjax.stages import distill, pair_generation
+from ddjax.stages import distill_map, pair_generation
 from ddjax.storage import pair_store, run_models
 from ddjax.training import loop
 
 
-def load(config: Config) -> tuple[Models, distill.Frozen]:
+def load(config: Config) -> tuple[Models, distill_map.Frozen]:
     """The models that the config names, where they are there; others with random weights."""
     config = dataclasses.replace(
         config, teacher=_there(config.teacher), tokenizer=_there(config.tokenizer)
@@ -45,7 +45,7 @@ def load(config: Config) -> tuple[Models, distill.Frozen]:
     net = None
     if config.distill.perceptual:
         net = run_models.load_model(_there(config.distill.perceptual_net), "net", Path())
-    return Models(tokenizer, teacher, student), distill.Frozen(tokenizer, net)
+    return Models(tokenizer, teacher, student), distill_map.Frozen(tokenizer, net)
 
 
 def weights(section: ModelSection) -> str:
@@ -187,17 +187,17 @@ def check_batch(config: Config, batch: int) -> None:
 
 
 def training_step(
-    config: Config, models: Models, frozen: distill.Frozen, rows: dict[str, Any]
+    config: Config, models: Models, frozen: distill_map.Frozen, rows: dict[str, Any]
 ) -> Callable[[], Any]:
     """A step of the distillation, on the same batch each time.
 
     Args:
       config: of the run.
       models: with the student, which is copied.
-      frozen: see `distill.Frozen`.
-      rows: a batch, as `distill.loss` reads it.
+      frozen: see `distill_map.Frozen`.
+      rows: a batch, as `distill_map.loss` reads it.
     """
-    loss = distill.loss_of(config, noise_seed=0)
+    loss = distill_map.loss_of(config, noise_seed=0)
     state = None
 
     def step() -> Any:
@@ -216,17 +216,17 @@ def training_step(
 
 
 def training_flops(
-    config: Config, models: Models, frozen: distill.Frozen, rows: dict[str, Any]
+    config: Config, models: Models, frozen: distill_map.Frozen, rows: dict[str, Any]
 ) -> float:
     """Operations of the loss and its gradient: what the model needs, without recomputation.
 
     Args:
       config: of the run.
       models: with the student.
-      frozen: see `distill.Frozen`.
-      rows: a batch, as `distill.loss` reads it.
+      frozen: see `distill_map.Frozen`.
+      rows: a batch, as `distill_map.loss` reads it.
     """
-    loss = distill.loss_of(config, noise_seed=0)
+    loss = distill_map.loss_of(config, noise_seed=0)
     grad = jax.value_and_grad(loss, has_aux=True)
     return flops.count(grad, models.student, frozen, rows, jax.random.key(0))
 

@@ -13,7 +13,9 @@ from ddjax.config.schema import (
     FOLDER,
     KEPT,
     LABELS,
+    MAP,
     NO_DATA,
+    SCORE,
     SHAPES,
     TFDS,
     Config,
@@ -54,6 +56,7 @@ def check(c: Config) -> None:
     _check_guidance(c)
     _check_student(c)
     _check_methods(c)
+    _check_distill(c)
     _check_validation(c)
     for where, train in _trainings(c).items():
         _check_train(where, train)
@@ -89,7 +92,11 @@ def _models(c: Config) -> dict[str, ModelSection]:
 
 def _trainings(c: Config) -> dict[str, TrainSection]:
     models = {f"{where}.train": part.train for where, part in _models(c).items() if part.train}
-    return {**models, "distill.train": c.distill.train}
+    models["distill.train"] = c.distill.train
+    if c.distill.score:
+        models |= {f"distill.score.{key}": getattr(c.distill.score, key) for key in
+                   ("train", "fake")}
+    return models
 
 
 def _check_train(where: str, train: TrainSection) -> None:
@@ -268,6 +275,22 @@ def _check_student(c: Config) -> None:
         c.distill.perceptual > 0 or s.split == count or bool(s.weights), "student.split", s.split,
         f"{count}, all groups, with distill.perceptual=0: nothing else trains the vector head",
     )
+
+
+def _check_distill(c: Config) -> None:
+    d, known = c.distill, ((MAP,), (SCORE,), (MAP, SCORE))
+    wanted = "map, score, or map,score"
+    _require(d.method in known, "distill.method", ",".join(d.method) or "none", wanted)
+    if SCORE not in d.method:
+        return
+    _require(d.score is not None, "distill.score", "none", "given for distill.method score")
+    s = d.score
+    ok = 0 < s.levels.low < s.levels.high < math.inf
+    found = f"{s.levels.low}..{s.levels.high}"
+    _require(ok, "distill.score.levels", found, "0 < low < high")
+    for key in ("fake_rate", "temperature"):
+        value = getattr(s, key)
+        _require(0 < value < math.inf, f"distill.score.{key}", value, "> 0")
 
 
 def _check_validation(c: Config) -> None:

@@ -11,10 +11,12 @@ from ddjax.method.flow import Solver
 from ddjax.method.groups import Groups
 from ddjax.method.guidance import Guidance
 from ddjax.method.sampling import Settings
+from ddjax.method.score_distillation import NoiseLevels
 
 NO_DATA = "none"
 LABELS = ("in_turn", "random")
 KEPT = ("", "npz", "png")
+MAP, SCORE = "map", "score"  # methods of distillation
 SHAPES = "shapes"
 FOLDER = "folder"
 DATA_SETS = ("digits", "fashion_mnist", SHAPES, FOLDER, NO_DATA)
@@ -199,12 +201,34 @@ class StudentSection:
 
 
 @dataclasses.dataclass(frozen=True)
+class ScoreSection:
+    """Score distillation (`ddjax.stages.score`).
+
+    Attributes:
+      train: of the student and of the fake model, together; the rate is the student's.
+      fake: how the fake model first learns the student that it begins with; none without steps.
+      fake_rate: the fake model's rate, in units of the student's.
+      levels: of the noise that tokens are compared under.
+      temperature: of the softmax behind the arg max, in the gradient.
+    """
+
+    train: TrainSection
+    fake: TrainSection
+    fake_rate: float = 2.5
+    levels: NoiseLevels = dataclasses.field(default_factory=NoiseLevels)
+    temperature: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
 class DistillSection:
     """Training of the student.
 
     Attributes:
       train: how.
       perceptual_net: of the perceptual loss.
+      method: "map" (Distilled Decoding 1), "score" (from the teacher alone), or both, "map,score":
+        from a student that learnt the map.
+      score: of the method "score".
       cross_entropy: weight of this loss.
       perceptual: weight of that one.
       validate_every: steps between validations on held-out noise; 0 for none.
@@ -215,6 +239,8 @@ class DistillSection:
 
     train: TrainSection
     perceptual_net: ModelSection
+    method: tuple[str, ...] = ("map",)
+    score: ScoreSection | None = None
     cross_entropy: float = 1.0
     perceptual: float = 1.0
     validate_every: int = 0

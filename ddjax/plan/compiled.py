@@ -14,7 +14,7 @@ from flax import nnx
 from ddjax.config.schema import Config
 from ddjax.plan import captions
 from ddjax.runtime import sharding
-from ddjax.stages import distill, pair_generation
+from ddjax.stages import distill_map, pair_generation
 from ddjax.training import loop
 
 
@@ -35,7 +35,7 @@ def training_step(config: Config, nets: dict[str, nnx.Module]) -> Compiled:
     """The step of distillation on the current mesh."""
     section, devices = config.distill.train, sharding.devices()
     first = jax.eval_shape(functools.partial(loop.first_state, config=section), nets["student"])
-    frozen = sharding.replicate(distill.Frozen(nets["tokenizer"], nets.get("perceptual net")))
+    frozen = sharding.replicate(distill_map.Frozen(nets["tokenizer"], nets.get("perceptual net")))
     batch = section.batch
     rows = sharding.batch_like({
         "index": _array(jnp.int32, batch),
@@ -45,7 +45,7 @@ def training_step(config: Config, nets: dict[str, nnx.Module]) -> Compiled:
     return _compile(
         loop.train_step, sharding.shard(first, first.model.layout), frozen, rows,
         jax.eval_shape(jax.random.key, 0), sharding.batch_like(_array(jnp.bool_, devices)),
-        loss=distill.loss_of(config, noise_seed=config.seed),
+        loss=distill_map.loss_of(config, noise_seed=config.seed),
         config=section,
     )
 

@@ -20,7 +20,7 @@ from ddjax.plan import captions, compiled, memory
 from ddjax.runtime import flops, sharding
 from ddjax.runtime.devices import DEVICES, Device
 from ddjax.runtime.errors import UserError
-from ddjax.stages import distill, pair_generation
+from ddjax.stages import distill_map, pair_generation
 from ddjax.storage import model_folder
 from ddjax.training import loop
 
@@ -142,13 +142,13 @@ def _decoding(config: Config, teacher: nnx.Module, batch: int) -> dict[str, floa
 def distill_stage(config: Config, nets: dict[str, nnx.Module], devices: int) -> StagePlan:
     """Training of the student; what is trained is sharded over `mesh.fsdp`, the rest not."""
     section, student, fsdp = config.distill, nets["student"], config.mesh.fsdp
-    frozen = distill.Frozen(nets["tokenizer"], nets.get("perceptual net"))
+    frozen = distill_map.Frozen(nets["tokenizer"], nets.get("perceptual net"))
     parts = section.train.accumulate
     batch = section.train.batch // parts // devices
     rows = {"index": _int32(batch), "ids": _int32(batch, config.groups.length),
             "condition": captions.shapes(config, batch)}
     encoding = captions.encoding(config, batch)
-    loss = distill.loss_of(config, noise_seed=config.seed)
+    loss = distill_map.loss_of(config, noise_seed=config.seed)
     grad = jax.value_and_grad(loss, has_aux=True)
     key = jax.eval_shape(jax.random.key, 0)
     jaxpr = jax.make_jaxpr(grad)(student, frozen, rows, key).jaxpr

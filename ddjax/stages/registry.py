@@ -9,7 +9,7 @@ import importlib
 from collections.abc import Callable, Iterable
 from types import ModuleType
 
-from ddjax.config.schema import Config
+from ddjax.config.schema import MAP, Config
 from ddjax.method import ways
 from ddjax.runtime.errors import UserError
 from ddjax.storage.model_folder import REPAIR_HINT
@@ -62,6 +62,10 @@ def _read_by(config: Config, methods: Iterable[str]) -> set[str]:
     return {"tokenizer", *(FOLDERS[part] for part in parts)}
 
 
+def _distill_reads(config: Config) -> Iterable[str]:
+    return {"tokenizer", "teacher"} | ({"pairs"} if MAP in config.distill.method else set())
+
+
 def _evaluate_reads(config: Config) -> Iterable[str]:
     # All distances are to the teacher's samples.
     return {"teacher", *_read_by(config, config.evaluate.methods)}
@@ -88,7 +92,7 @@ STAGES = {
             ("*.array_record",), repair=PAIRS_REPAIR_HINT,
         ),
         Stage(
-            "distill", _always("tokenizer", "teacher", "pairs"), ("student", "distill"), MODEL,
+            "distill", _distill_reads, ("student", "distill"), MODEL,
             model="student", repair=REPAIR_HINT,
         ),
         Stage(

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 
 from ddjax.config import reading
-from ddjax.config.schema import Config
+from ddjax.config.schema import SCORE, Config
 from ddjax.data import caption_sets
 from ddjax.evaluation import image_sets
 from ddjax.runtime import compilation, hosts, sharding
@@ -52,7 +52,10 @@ def settings(
     if not config.distill.keep_best:  # then validation does not decide what is made
         for key in ("validate_every", "validate_samples", "keep_best"):
             del tree["distill"][key]
-    # Folders of earlier versions do not have these.
+    if SCORE not in config.distill.method:
+        # Folders of earlier versions do not have these.
+        del tree["distill"]["method"], tree["distill"]["score"]
+    # Nor these.
     for key in ("perceptual", "revive_every", "hold_out"):
         if not tree["tokenizer"][key]:
             del tree["tokenizer"][key]

@@ -72,7 +72,7 @@ def check_batch(name: str, config: TrainSection, devices: int) -> None:
 
 
 def optimizer(config: TrainSection, layout: ParameterLayout) -> optax.GradientTransformation:
-    """AdamW, clipped; warm-up, then cosine to zero; decay of the layout's `decayed` only."""
+    """AdamW, clipped; warm-up, then cosine to zero; the layout says what decays, at which rate."""
 
     def decayed(params: Any) -> Any:
         return jax.tree_util.tree_map_with_path(
@@ -84,7 +84,19 @@ def optimizer(config: TrainSection, layout: ParameterLayout) -> optax.GradientTr
         optax.adamw(
             learning_rate(config), b2=config.b2, weight_decay=config.weight_decay, mask=decayed
         ),
+        optax.stateless(lambda updates, _: _at_their_rates(updates, layout)),
     )
+
+
+def _at_their_rates(updates: Any, layout: ParameterLayout) -> Any:
+    return jax.tree_util.tree_map_with_path(
+        lambda path, update: layout.rate(trees.path_name(path)) * update, updates
+    )
+
+
+def averaged(model: Network) -> Network:
+    """The part of a model that is averaged and kept."""
+    return getattr(model, model.layout.averaged) if model.layout.averaged else model
 
 
 def learning_rate(config: TrainSection) -> optax.Schedule:
@@ -99,7 +111,7 @@ def learning_rate(config: TrainSection) -> optax.Schedule:
 def first_state(model: Network, config: TrainSection) -> State:
     """Step 0 of a model that is sharded over the current mesh."""
     # The average starts as a copy, since the step's buffers are donated.
-    ema = jax.tree.map(jnp.copy, model)
+    ema = jax.tree.map(jnp.copy, averaged(model))
     opt_state = optimizer(config, model.layout).init(model)
     state = State(jnp.zeros((), jnp.int32), model, ema, opt_state)
     return sharding.constrain(state, model.layout)
@@ -147,7 +159,7 @@ def train_step(
     if revise is not None:
         model = revise(model, batch, jax.random.fold_in(step_key, 1), state.step)
     decay = jnp.minimum(config.ema, (1 + state.step) / (10 + state.step))
-    ema = optax.incremental_update(model, state.ema, 1 - decay)
+    ema = optax.incremental_update(averaged(model), state.ema, 1 - decay)
     norms = jnp.stack([jnp.sqrt(jnp.sum(jnp.square(g))) for g in jax.tree.leaves(grads)])
     scalars = {
         "loss": value,
