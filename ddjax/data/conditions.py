@@ -11,8 +11,6 @@ from __future__ import annotations
 import abc
 import dataclasses
 import re
-import zipfile
-import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ddjax.config.schema import SHAPES, Config, SampleSection
-from ddjax.data import captions, cleaning, shapes
+from ddjax.data import captions, cleaning, npz, shapes
 from ddjax.data.caption_files import whole
 from ddjax.data.captions import Captions
 from ddjax.data.pieces import Pieces, Tokens
@@ -319,15 +317,7 @@ def read_features(path: Path, tokens: int, width: int) -> CaptionFeatures:
       UserError: it is missing, damaged, or not what the teacher reads.
     """
     where = f"config.data.captions: {path}"
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-    except FileNotFoundError:
-        raise UserError(f"{where} is missing; give an .npz file of features") from None
-    except (
-        OSError, ValueError, TypeError, AttributeError, EOFError, zipfile.BadZipFile, zlib.error
-    ) as error:
-        raise UserError(f"{where} cannot be read as .npz ({error})") from None
+    arrays = npz.read(path, where, "give an .npz file of features")
     if not {"features", "mask"} <= arrays.keys():
         raise UserError(f"{where} has the arrays {_listed(arrays)}; needs features and mask")
     features = arrays["features"]

@@ -4,14 +4,13 @@ ADM's have mu, sigma, mu_s, sigma_s and images arr_0; pytorch-fid's have mu and 
 what ADM's have but images, and say of what net and how many images they are.
 """
 
-import zipfile
-import zlib
 from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from ddjax.data import npz
 from ddjax.evaluation.frechet import Gaussian
 from ddjax.evaluation.network import Network
 from ddjax.evaluation.reference import Reference
@@ -50,16 +49,10 @@ def read(path: Path) -> StatisticsFile:
             f"{path} is a file of PyTorch's; make an .npz of it with: python "
             f"conversion/fid_statistics.py --checkpoint={path.name}"
         )
-    try:
-        with np.load(path, allow_pickle=False) as found:
-            arrays = {name: found[name] for name in found.files if name != "arr_0"}
-            has_images = "arr_0" in found.files
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing; give an .npz file of statistics or images") from None
-    except (
-        OSError, ValueError, TypeError, AttributeError, EOFError, zipfile.BadZipFile, zlib.error
-    ) as error:
-        raise UserError(f"{path} cannot be read as .npz ({error})") from None
+    advice = "give an .npz file of statistics or images"
+    arrays = npz.read(path, str(path), advice, leave=("arr_0",))
+    has_images = "arr_0" in arrays
+    arrays.pop("arr_0", None)
     pooled = _gaussian(path, arrays, "mu", "sigma")
     if pooled is None and not has_images:
         raise UserError(
