@@ -11,7 +11,7 @@ import pytest
 import sentencepiece
 from flax import nnx
 
-from configs import llamagen_t2i
+from configs import llamagen_t2i, shapes
 from ddjax.config import from_dict
 from ddjax.config.schema import DataSection, SampleSection
 from ddjax.data import caption_files, captions, conditions, pieces
@@ -143,6 +143,21 @@ def test_captions_of_tfds_are_known_by_their_set(tfds_folder):
     )
     assert first["data.captions"].startswith("tfds:foxes/1.0.0 train ([5], ")
     assert first["data.captions"] != second["data.captions"]
+
+
+def test_a_made_vocabulary_is_known_by_its_pieces(monkeypatch):
+    """Another version of sentencepiece may make other pieces of the same captions."""
+    config, pairs = from_dict(shapes.get_config().to_dict()), registry.STAGES["pairs"]
+    running._made_vocabulary.cache_clear()
+    first = running.settings(config, pairs)
+    running._made_vocabulary.cache_clear()
+    assert running.settings(config, pairs) == first
+    made = Pieces.trained
+    monkeypatch.setattr(Pieces, "trained", lambda texts, size: made(texts, size - 1))
+    running._made_vocabulary.cache_clear()
+    second = running.settings(config, pairs)
+    running._made_vocabulary.cache_clear()
+    assert {key for key in first if first[key] != second[key]} == {"text.pieces"}
 
 
 def test_parquet(tmp_path):

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ddjax.config.schema import SHAPES, Config, SampleSection
+from ddjax.config.schema import SHAPES, Config, DataSection, SampleSection, TextSection
 from ddjax.data import captions, cleaning, npz, shapes
 from ddjax.data.caption_files import whole
 from ddjax.data.captions import Captions
@@ -287,12 +287,12 @@ def load(config: Config, encoder: Callable[[], TextEncoder]) -> Conditions:
         return Classes(data.num_classes)
     if config.text is None:
         return read_features(Path(data.captions), model.caption_tokens, model.caption_dim)
-    texts = shapes.captions() if data.name == SHAPES else captions.load(data)
-    clean, vocab_size = cleaning.cleaner(config.text.clean), config.text.model.vocab_size
+    texts = _texts(data)
+    clean = cleaning.cleaner(config.text.clean)
     if config.text.pieces:
-        pieces = Pieces.read(Path(config.text.pieces), vocab_size)
+        pieces = Pieces.read(Path(config.text.pieces), config.text.model.vocab_size)
     else:
-        pieces = Pieces.trained((clean(texts[i]) for i in range(len(texts))), vocab_size)
+        pieces = _made(texts, clean, config.text.model.vocab_size)
     return CaptionTexts(
         texts,
         clean,
@@ -301,6 +301,20 @@ def load(config: Config, encoder: Callable[[], TextEncoder]) -> Conditions:
         model.caption_tokens,
         model.caption_dim,
     )
+
+
+def vocabulary_digest(data: DataSection, text: TextSection) -> str:
+    """What tells the vocabulary made from captions from another; raises as `load`."""
+    made = _made(_texts(data), cleaning.cleaner(text.clean), text.model.vocab_size)
+    return made.digest()
+
+
+def _texts(data: DataSection) -> Captions:
+    return shapes.captions() if data.name == SHAPES else captions.load(data)
+
+
+def _made(texts: Captions, clean: Callable[[str], str], vocab_size: int) -> Pieces:
+    return Pieces.trained((clean(texts[i]) for i in range(len(texts))), vocab_size)
 
 
 def read_features(path: Path, tokens: int, width: int) -> CaptionFeatures:

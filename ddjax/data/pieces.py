@@ -1,5 +1,6 @@
 """Tokens of captions: SentencePiece, with the vocabulary of a T5 encoder."""
 
+import hashlib
 import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -93,6 +94,12 @@ class Pieces:
                 f"captions ({why}); give a spiece.model, or a larger text.model.vocab_size"
             ) from None
         return cls(sentencepiece.SentencePieceProcessor(model_proto=model.getvalue()))
+
+    def digest(self) -> str:
+        """SHA-256 of the pieces and their scores, which decide the tokens of a text."""
+        count = self._pieces.vocab_size()
+        rows = [(self._pieces.id_to_piece(i), self._pieces.get_score(i)) for i in range(count)]
+        return hashlib.sha256(repr(rows).encode("utf-8")).hexdigest()
 
     def __call__(self, texts: Sequence[str], tokens: int) -> Tokens:
         """Ids of `tokens` tokens for each text, cut where it is longer; its end always stays."""

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import json
 import operator
 import time
@@ -12,8 +13,8 @@ from typing import Any
 import jax
 
 from ddjax.config import reading
-from ddjax.config.schema import SCORE, Config
-from ddjax.data import caption_sets
+from ddjax.config.schema import SCORE, Config, DataSection, TextSection
+from ddjax.data import caption_sets, conditions
 from ddjax.evaluation import image_sets
 from ddjax.runtime import compilation, hosts, sharding
 from ddjax.stages import registry
@@ -118,13 +119,21 @@ def captions(
                  ("captions_field", "captions_seed", "captions_distinct")}
         flat |= {
             "text.weights": weights("config.text.weights", text),
-            "text.pieces": text.pieces and files.input_digest(
-                Path(text.pieces), "config.text.pieces"
+            "text.pieces": (
+                files.input_digest(Path(text.pieces), "config.text.pieces") if text.pieces
+                else _made_vocabulary(data, text, flat.get("data.captions", ""))
             ),
             "text.clean": text.clean,
             **dict(_flatten(dataclasses.asdict(text.model), "text.model")),
         }
     return flat
+
+
+@functools.lru_cache(1)
+def _made_vocabulary(data: DataSection, text: TextSection, captions: str) -> str:
+    """The digest of a vocabulary made from captions, which takes reading all of them."""
+    del captions  # their digest: what is kept for other captions does not count
+    return conditions.vocabulary_digest(data, text)
 
 
 def _flatten(tree: Any, where: str) -> Iterator[tuple[str, Any]]:
