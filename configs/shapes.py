@@ -36,12 +36,12 @@ def get_config() -> ConfigDict:
         "tokenizer": {
             "kind": "patch_tokenizer",
             "model": {"image_size": image_size, "image_channels": 3, "patch": 4,
-                      "vocab_size": 128, "code_dim": 8, "width": 128},
+                      "vocab_size": 256, "code_dim": 8, "width": 128},
             "train": {"steps": 3000, "batch": 32, "learning_rate": 3e-3},
         },
         "teacher": {
             "kind": "llamagen",
-            "model": {"vocab_size": 128, "code_dim": 8, "grid": 8, "width": 96, "layers": 4,
+            "model": {"vocab_size": 256, "code_dim": 8, "grid": 8, "width": 96, "layers": 4,
                       "heads": 4, "caption_tokens": tokens, "caption_dim": width},
             "train": {"steps": 2500, "batch": 32, "learning_rate": 3e-3, "weight_decay": 0.05},
         },
