@@ -160,3 +160,23 @@ def test_what_one_tabs_through_has_a_name(page):
         .filter(e => e.offsetParent && !named(e)).map(e => e.outerHTML.slice(0, 200))"""
     assert not page.execute_script(unnamed)
     assert all(one.get_attribute("alt") for one in shown(page, "#gallery img"))
+
+
+def test_two_visitors_share_the_device_and_both_get_their_images(page, address):
+    windows = [page.current_window_handle]
+    page.switch_to.new_window("window")
+    windows.append(page.current_window_handle)
+    page.get(address)
+    until(page, lambda: images(page, "gallery") and shown(page, "#gallery .dd-button"))
+    before = set(images(page, "gallery"))
+    for window in windows:
+        page.switch_to.window(window)
+        press(page, "Next seed")
+    found = []
+    for window in windows:
+        page.switch_to.window(window)
+        until(page, lambda: len(set(images(page, "gallery")) - before) == 16)
+        found.append(images(page, "gallery"))
+    page.close()
+    page.switch_to.window(windows[0])
+    assert found[0] == found[1]

@@ -7,7 +7,7 @@ from ddjax.demo import png
 from ddjax.demo.drawing import Row
 
 # Characters of a caption over a column.
-TITLE = 28
+TITLE = 60
 
 
 def gallery(rows: Sequence[Row], waiting: Sequence[str] = (), archive: bool = False) -> str:
