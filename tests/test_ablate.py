@@ -10,7 +10,7 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from ddjax.ablate import curves, plan, results, study, variants
+from ddjax.ablate import curves, plan, results, study, values, variants
 from ddjax.config.reading import from_dict, plain
 from ddjax.runtime.errors import UserError
 from ddjax.stages import pairs, running
@@ -311,6 +311,37 @@ def test_a_second_run_makes_nothing_again_and_goes_on_where_one_was_stopped(whol
     assert again["ablations"][0]["values"] == found["ablations"][0]["values"]
 
 
+def test_without_methods_that_read_a_student_none_is_made():
+    """Nor pairs; the plan says so."""
+    found = of_over("guidance.scale=1,1.5,3", ["teacher_ar"])
+    whole = study.Study(base(), found, 2)
+    assert not whole.has_students
+    assert names(whole.shared_stages()) == ["tokenizer", "teacher"]
+    assert all(whole.own_stages(variant.config) == [] for variant in found)
+    lines = plan.text(whole, study.Path("runs/x"), None).splitlines()
+    assert "| shared | tokenizer 12 steps, teacher 12 steps |  |  |  |  |" in lines
+    assert "| guidance.scale=3 |  |  |  |  | 0 of 2 |" in lines
+    marginals = study.Study(base(), of_over("pairs.count=16,20", ["onestep_class"]), 1)
+    assert not marginals.has_students
+    assert names(marginals.shared_stages()) == ["tokenizer", "teacher", "pairs"]
+
+
+@pytest.mark.slow
+def test_a_sweep_of_the_teacher(tmp_path):
+    """Figures of each value and seed; no student's."""
+    config = base(random=True)
+    todo = study.Study(config, variants.of_over(config, "guidance.scale=1,3", ["teacher_ar"]), 2)
+    study.run(todo, tmp_path)
+    found = results.collect(todo, tmp_path)
+    (ablation,) = found["ablations"]
+    figures = [fd for one in ablation["values"] for fd in one["rows"][0]["fd_data"]]
+    assert len(set(figures)) == 4
+    assert not list(tmp_path.rglob("distill")) and not list(tmp_path.rglob("pairs"))
+    results.write(tmp_path, found, "command")
+    text = (tmp_path / "ablation.md").read_text()
+    assert "](values.png)" in text and "none was trained" in text and "curves.png" not in text
+
+
 def hand_made():
     """Numbers of two ablations."""
     def one(value, start):
@@ -356,3 +387,24 @@ def test_the_curves_are_drawn(tmp_path, monkeypatch):
     assert len({line.get_color() for line in axes[2].lines}) == 3
     assert len({line.get_marker() for line in axes[2].lines}) == 3
     assert matplotlib.image.imread(tmp_path / "curves.png").std() > 0.05
+
+
+def test_figures_are_drawn_over_the_values(tmp_path, monkeypatch):
+    """Numbers where they are on the axis, in their order; other values side by side."""
+    def one(value, fd):
+        rows = [{"method": "teacher_ar", "fd_data": [fd, fd + 2], "fd_teacher": [1.0, 1.0]}]
+        return {"value": value, "curve": None, "rows": rows}
+
+    kept = []
+    monkeypatch.setattr(curves.plt, "close", kept.append)
+    values.draw(tmp_path / "values.png", {"name": "small", "seeds": 2, "ablations": [
+        {"key": "guidance.scale", "values": [one("3", 5.0), one("1", 9.0), one("1.5", 6.0)]},
+        {"key": "guidance.schedule", "values": [one("constant", 5.0), one("linear", 6.0)]},
+    ]})
+    scale, schedule = kept[0].axes
+    assert (scale.get_xlabel(), scale.get_ylabel()) == ("guidance.scale", "FD to data")
+    (bars,) = scale.containers
+    np.testing.assert_allclose(bars.lines[0].get_xydata(), [[1, 10], [1.5, 7], [3, 6]])
+    (ends,) = bars.lines[2]
+    np.testing.assert_allclose(np.ptp(ends.get_segments()[0], axis=0), [0, 2 * 2**0.5])
+    assert [text.get_text() for text in schedule.get_xticklabels()] == ["constant", "linear"]

@@ -9,6 +9,7 @@ from ddjax.config.reading import from_dict
 from ddjax.method import ways
 from ddjax.paper import figures, making, table
 from ddjax.runtime.errors import UserError
+from ddjax.stages import registry
 from ddjax.storage import files
 from tests import tiny
 from tests.commands import run
@@ -162,7 +163,7 @@ def test_what_is_missing_has_its_command(tmp_path):
         teacher=dataclasses.replace(small().teacher, weights=""),
     )
     whole = making.with_methods(no_weights, ROWS)
-    assert [stage.name for stage in making.stages(whole)] == [
+    assert [stage.name for stage in registry.for_evaluation(whole)] == [
         "teacher", "pairs", "distill", "evaluate"
     ]
     two_steps = figures.Published(1, "S", "student_3step", 3, 5.0)

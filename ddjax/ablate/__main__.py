@@ -4,7 +4,11 @@
         --over="student.steps=0,5;0,3;0,8" --over=pairs.count=5000,10000
 
 Each --over varies one key, and leaves all others as the config has them. Prints a plan, runs what
-is not finished, writes ablation.md, ablation.json and curves.png into the workdir.
+is not finished, writes ablation.md, ablation.json and curves.png into the workdir. Where no method
+of --methods reads a student none is trained, and values.png takes the place of curves.png:
+
+    python -m ddjax.ablate --config=configs/digits.py --over=guidance.scale=1,1.25,1.5,2,3 \
+        --methods=teacher_ar
 """
 
 import shlex
@@ -14,7 +18,7 @@ from pathlib import Path
 from absl import flags
 
 from ddjax import cli
-from ddjax.ablate import curves, plan, results, study, variants
+from ddjax.ablate import curves, plan, results, study, values, variants
 from ddjax.config.schema import Config
 from ddjax.runtime import hosts
 from ddjax.runtime.devices import DEVICES
@@ -23,7 +27,7 @@ from ddjax.stages import running
 _OVER = flags.DEFINE_multi_string(
     "over", [], "KEY=VALUE,VALUE; lists with semicolons: student.steps=0,5;0,3. May be repeated"
 )
-_SEEDS = flags.DEFINE_integer("seeds", 1, "Students of each value", lower_bound=1)
+_SEEDS = flags.DEFINE_integer("seeds", 1, "Students of each value, or sets of noise", lower_bound=1)
 _METHODS = flags.DEFINE_list(
     "methods", ["teacher_flow", "student_1step", "student_2step"], "Ways of sampling to evaluate"
 )
@@ -56,7 +60,10 @@ def main(config: Config) -> None:
         numbers = results.collect(todo, root)
         command = " ".join(["python -m ddjax.ablate", *map(shlex.quote, sys.argv[1:])])
         print(f"\n{results.write(root, numbers, command)}\n")
-        curves.draw(root / "curves.png", numbers)
+        if results.has_curves(numbers):
+            curves.draw(root / "curves.png", numbers)
+        else:
+            values.draw(root / "values.png", numbers)
         print(f"{root / 'ablation.md'}", flush=True)
 
 

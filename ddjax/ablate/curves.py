@@ -3,21 +3,13 @@
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib import ticker
 from matplotlib.axes import Axes
 
-from ddjax.ablate.results import CURVES, mean_and_deviation
-from ddjax.storage.files import atomic
-
-# Okabe and Ito's colours, which colour-blind readers tell apart, but for their yellow; each with a
-# marker of its own, for print without colours.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
-MARKERS = "osD^vP*"
+from ddjax.ablate.results import mean_and_deviation
+from ddjax.evaluation import pictures, plots
+from ddjax.evaluation.plots import COLOURS, MARKERS, VALIDATED
 
 
 def draw(path: Path, results: dict[str, Any]) -> None:
@@ -29,30 +21,25 @@ def draw(path: Path, results: dict[str, Any]) -> None:
     """
     ablations = results["ablations"]
     figure, axes = plt.subplots(
-        len(ablations), len(CURVES), squeeze=False, layout="constrained",
-        figsize=(5 * len(CURVES), 3.6 * len(ablations)),
+        len(ablations), len(VALIDATED), squeeze=False, layout="constrained",
+        figsize=(5 * len(VALIDATED), 3.6 * len(ablations)),
     )
     for row, ablation in zip(axes, ablations, strict=True):
-        for axis, (name, title) in zip(row, CURVES.items(), strict=True):
+        for axis, (name, title) in zip(row, VALIDATED.items(), strict=True):
             for i, one in enumerate(ablation["values"]):
                 _curve(axis, one["curve"]["step"], one["curve"][name], one["value"], i)
             axis.set(xlabel="steps of training", ylabel=title)
             axis.grid(alpha=0.3, lw=0.4)
         row[0].set_yscale("log")
-        row[0].yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
-        row[0].yaxis.set_major_formatter("{x:g}")  # 0.2 reads easier than 2 x 10^-1
-        row[0].yaxis.set_minor_formatter(ticker.NullFormatter())
-        row[-1].legend(title=ablation["key"], fontsize=8, title_fontsize=8, frameon=False,
-                       loc="center left", bbox_to_anchor=(1.0, 0.5))
+        plots.plain_numbers(row[0].yaxis)
+        plots.legend_beside(row[-1], title=ablation["key"], title_fontsize=8)
     seeds = results["seeds"]
     over = f", mean ± standard deviation over {seeds} seeds" if seeds > 1 else ""
     figure.suptitle(
         f"{results['name']}: one-step samples of held-out noise, {results['samples']} each{over}",
         fontsize=9,
     )
-    with atomic(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=150)
-    plt.close(figure)
+    pictures.write(figure, path)
 
 
 def _curve(axis: Axes, steps: list[int], values: list[list[float]], label: str, i: int) -> None:

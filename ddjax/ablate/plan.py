@@ -30,6 +30,7 @@ class Work(NamedTuple):
     pairs: int
     steps: int
     students: int
+    evaluations: int
     finished: int
     hours: float
 
@@ -43,7 +44,7 @@ def text(study: Study, root: Path, hardware: Hardware | None) -> str:
     if hardware:
         costs.check_utilisation(hardware.utilisation)
     rows = list(_works(study, root, hardware))
-    head = ["folder", "trained once", "pairs made", "students", "steps of each", "finished"]
+    head = ["folder", "trained once", "pairs made", "students", "steps of each", "evaluated"]
     head += ["hours"] if hardware else []
     lines = [
         f"{study.base.name}: {len(study.variants)} variants with {study.seeds} "
@@ -68,7 +69,7 @@ def text(study: Study, root: Path, hardware: Hardware | None) -> str:
 
 def _row(row: Work, with_hours: bool) -> str:
     cells = [row.where, row.trained, row.pairs or "", row.students or "", row.steps or "",
-             f"{row.finished} of {row.students}" if row.students else ""]
+             f"{row.finished} of {row.evaluations}" if row.evaluations else ""]
     cells += [f"{row.hours:.1f}"] if with_hours else []
     return "| " + " | ".join(map(str, cells)) + " |"
 
@@ -77,16 +78,17 @@ def _works(study: Study, root: Path, hardware: Hardware | None) -> Iterator[Work
     shared = study.shared_stages()
     pairs = study.shared.pairs.count if "pairs" in (stage.name for stage in shared) else 0
     hours = _hours(study.shared, hardware, pairs=bool(pairs))
-    yield Work(SHARED, _trained(study.base, shared), pairs, 0, 0, 0, hours)
+    yield Work(SHARED, _trained(study.base, shared), pairs, 0, 0, 0, 0, hours)
+    students = study.seeds * study.has_students
     for variant in study.variants:
         config, own = variant.config, study.own_stages(variant.config)
         makes = "pairs" in (stage.name for stage in own) and not study.takes_pairs(config)
         workdirs = [workdir for _, workdir in study.runs(root, variant)]
         done = sum(Folder(workdir / "evaluate", {}).finished is not None for workdir in workdirs)
-        hours = _hours(config, hardware, pairs=makes, students=study.seeds)
+        hours = _hours(config, hardware, pairs=makes, students=students)
         yield Work(
             variant.name, _trained(config, own), config.pairs.count if makes else 0,
-            config.distill.train.steps, study.seeds, done, hours,
+            config.distill.train.steps * study.has_students, students, study.seeds, done, hours,
         )
 
 

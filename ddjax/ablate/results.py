@@ -8,6 +8,7 @@ import numpy as np
 
 from ddjax.ablate.study import Study
 from ddjax.ablate.variants import Variant
+from ddjax.evaluation.plots import VALIDATED
 from ddjax.storage import files
 from ddjax.training import validation
 
@@ -18,15 +19,22 @@ COLUMNS = {
     "class_accuracy": ("class accuracy", 3), "tokens_equal": ("tokens equal", 3),
 }
 
-CURVES = {"fd": "Fréchet distance to the teacher", "tokens_equal": "share of tokens equal"}
-
 NOTES = """\
 A figure is the mean over students of {seeds} seeds{deviation}. The seed of a student decides the
 order of its pairs and the steps k that it learns them at, the initial weights of what the teacher
 does not have, and the noise that it is judged by. Tokenizer, teacher, pairs and feature net are
 the same for all seeds, and for all variants whose value does not change them. The curves are of
 one-step samples of held-out noise, {samples} each, by the averaged weights; the table is of the
-students at the end, by the stage evaluate."""
+students at the end, by the stage evaluate.
+
+![quality over the steps of training](curves.png)"""
+
+NOTES_WITHOUT_STUDENTS = """\
+A figure is the mean over {seeds} seeds{deviation}. A seed decides the noise that is drawn from;
+tokenizer, teacher and feature net are the same for all seeds, and for all variants whose value
+does not change them. No method of these reads a student, so none was trained.
+
+![quality over the values](values.png)"""
 
 
 def collect(study: Study, root: Path) -> dict[str, Any]:
@@ -34,7 +42,8 @@ def collect(study: Study, root: Path) -> dict[str, Any]:
 
     Returns:
       "name", "seeds", "samples", and "ablations": of each "key" and "values", of which each has
-      "value"; "curve", by name the list [points, seeds]; and "rows", with a list [seeds] by metric.
+      "value"; "curve", by name the list [points, seeds], None without students; and "rows", with a
+      list [seeds] by metric.
 
     Raises:
       UserError: a file of a workdir is damaged.
@@ -54,14 +63,17 @@ def collect(study: Study, root: Path) -> dict[str, Any]:
 
 def _of_variant(study: Study, root: Path, variant: Variant) -> dict[str, Any]:
     workdirs = [workdir for _, workdir in study.runs(root, variant)]
-    curves = [validation.read(workdir / "distill")["rows"] for workdir in workdirs]
     tables = [files.read_json(workdir / "metrics.json")["rows"] for workdir in workdirs]
-    curve = {"step": [row["step"] for row in curves[0]]}
-    for name in CURVES:
-        curve[name] = [[row[name] for row in rows] for rows in zip(*curves, strict=True)]
     methods = variant.config.evaluate.methods
-    return {"value": variant.value, "curve": curve,
+    return {"value": variant.value, "curve": _curve(workdirs) if study.has_students else None,
             "rows": [_of_method(name, tables) for name in methods]}
+
+
+def _curve(workdirs: list[Path]) -> dict[str, list]:
+    curves = [validation.read(workdir / "distill")["rows"] for workdir in workdirs]
+    points = {name: [[row[name] for row in rows] for rows in zip(*curves, strict=True)]
+              for name in VALIDATED}
+    return {"step": [row["step"] for row in curves[0]], **points}
 
 
 def _of_method(method: str, tables: list[list[dict[str, Any]]]) -> dict[str, Any]:
@@ -74,6 +86,11 @@ def mean_and_deviation(values: Iterable[float]) -> tuple[float, float | None]:
     """Mean, and standard deviation over seeds; None of one."""
     values = np.asarray(list(values), np.float64)
     return float(values.mean()), float(values.std(ddof=1)) if len(values) > 1 else None
+
+
+def has_curves(results: dict[str, Any]) -> bool:
+    """Whether students were trained."""
+    return results["ablations"][0]["values"][0]["curve"] is not None
 
 
 def table(ablation: dict[str, Any]) -> str:
@@ -107,12 +124,12 @@ def write(root: Path, results: dict[str, Any], command: str) -> str:
     """
     tables = "\n\n".join(map(table, results["ablations"]))
     seeds = results["seeds"]
-    about = NOTES.format(
+    notes = NOTES if has_curves(results) else NOTES_WITHOUT_STUDENTS
+    about = notes.format(
         seeds=seeds, samples=results["samples"],
         deviation=" ± their standard deviation" if seeds > 1 else "",
     )
-    text = f"# Ablations of {results['name']}\n\n`{command}`\n\n{tables}\n\n{about}\n\n" \
-        "![quality over the steps of training](curves.png)\n"
+    text = f"# Ablations of {results['name']}\n\n`{command}`\n\n{tables}\n\n{about}\n"
     files.write_json(root / "ablation.json", results)
     with files.atomic(root / "ablation.md") as temporary:
         temporary.write_text(text)

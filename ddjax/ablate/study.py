@@ -6,7 +6,8 @@
 
 A seed decides the training of a student and what is drawn to judge it: the order of pairs and the
 steps k, the initial weights of what the teacher does not have, held-out noise, evaluation.
-Tokenizer, teacher, pairs and feature net are those of the config's own seed.
+Tokenizer, teacher, pairs and feature net are those of the config's own seed. Pairs and students
+that no method to evaluate reads are not made.
 """
 
 import dataclasses
@@ -21,11 +22,10 @@ from ddjax.ablate.variants import Variant
 from ddjax.config.schema import Config
 from ddjax.runtime import hosts, sharding
 from ddjax.runtime.errors import UserError
-from ddjax.stages import feature_net, pairs, running
+from ddjax.stages import feature_net, pairs, registry, running
 from ddjax.stages.registry import STAGES, Stage
 
 SHARED = "shared"
-_BEFORE = ("tokenizer", "teacher", "pairs")
 _OF_SEED = ("distill", "evaluate")
 
 
@@ -79,7 +79,12 @@ class Study:
             own = self.own_stages(variant.config)
             used |= {s.name for s in _made(variant.config)
                      if s not in own or (s.name == "pairs" and self.takes_pairs(variant.config))}
-        return [stage for stage in _made(self.base) if stage.name in used]
+        return [stage for stage in STAGES.values() if stage.name in used]
+
+    @property
+    def has_students(self) -> bool:
+        """Whether a method to evaluate reads one."""
+        return any(STAGES["distill"] in registry.for_evaluation(v.config) for v in self.variants)
 
     def shares_features(self, config: Config) -> bool:
         """Whether the feature net of a variant is that of the base."""
@@ -103,9 +108,8 @@ def _settings(config: Config, stage: Stage) -> dict[str, Any]:
 
 
 def _made(config: Config) -> list[Stage]:
-    """The stages before a student's that no model folder takes the place of."""
-    stages = [STAGES[name] for name in _BEFORE]
-    return [s for s in stages if not (s.model and getattr(config, s.model).weights)]
+    """What is made before a student."""
+    return [stage for stage in registry.for_evaluation(config) if stage.name not in _OF_SEED]
 
 
 def run(study: Study, root: Path) -> None:
@@ -135,7 +139,8 @@ def _run_variant(study: Study, root: Path, variant: Variant) -> None:
     for of_seed, workdir in study.runs(root, variant):
         hosts.print_once(f"\n{variant.name}, seed {of_seed.seed}")
         _link(directory, workdir, [stage.name for stage in _made(config)])
-        running.run_all(of_seed, workdir, [STAGES[name] for name in _OF_SEED])
+        stages = registry.for_evaluation(config)
+        running.run_all(of_seed, workdir, [s for s in stages if s.name in _OF_SEED])
         jax.clear_caches()  # each student has programs of its own
 
 

@@ -1,4 +1,4 @@
-"""Image grids, and the plot of quality against time."""
+"""Image grids."""
 
 import textwrap
 from collections.abc import Sequence
@@ -9,7 +9,6 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib import ticker
 
 from ddjax.evaluation.pixels import to_unit
 from ddjax.storage.files import atomic
@@ -69,7 +68,7 @@ def labelled_grid(
         for axis, caption in zip(row, names, strict=False):
             axis.set_title(caption, fontsize=8, pad=3, parse_math=False)
     figure.suptitle(title, fontsize=9, y=1 - 0.1 / height, va="top")
-    _write(figure, path)
+    write(figure, path)
 
 
 def _wrapped(caption: str, side: float) -> str:
@@ -79,41 +78,8 @@ def _wrapped(caption: str, side: float) -> str:
     )) or " "
 
 
-def tradeoff(
-    path: Path, points: dict[str, tuple[float, float]], lines: dict[str, float], quality: str
-) -> None:
-    """Write a PNG: quality (lower is better) against seconds per image, on logarithmic axes.
-
-    What has no distance at all has no place on them and is left out.
-
-    Args:
-      path: of the PNG.
-      points: by name, (seconds per image, quality); their order gives the markers.
-      lines: qualities to compare with, as horizontal lines.
-      quality: caption of the axis.
-    """
-    figure, axis = plt.subplots(figsize=(7.5, 4.8))
-    markers = "osD^vP*X<>hp"
-    for i, (name, (seconds, value)) in enumerate(points.items()):
-        if value > 0:
-            axis.plot(seconds * 1e3, value, markers[i % len(markers)], label=name, markersize=8)
-    for name, value in lines.items():
-        if value > 0:
-            axis.axhline(value, color="grey", lw=0.8, ls=":")
-            axis.annotate(name, (0.01, value), xycoords=("axes fraction", "data"), fontsize=8,
-                          color="grey", va="bottom")
-    axis.set(xscale="log", yscale="log", xlabel="milliseconds per image (steady state)",
-             ylabel=f"{quality} (lower is better)")
-    for scale in (axis.xaxis, axis.yaxis):
-        scale.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
-        scale.set_major_formatter("{x:g}")  # 0.2 reads easier than 2 x 10^-1
-        scale.set_minor_formatter(ticker.NullFormatter())
-    axis.grid(alpha=0.3, which="both", lw=0.4)
-    axis.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
-    _write(figure, path)
-
-
-def _write(figure: plt.Figure, path: Path) -> None:
+def write(figure: plt.Figure, path: Path) -> None:
+    """Write a figure as a PNG, and close it."""
     with atomic(path) as temporary:
         figure.savefig(temporary, format="png", dpi=DPI, bbox_inches="tight")
     plt.close(figure)

@@ -10,7 +10,6 @@ from ddjax.paper import table
 from ddjax.paper.figures import Published
 from ddjax.runtime.errors import UserError
 from ddjax.stages import registry, running
-from ddjax.stages.registry import STAGES, Stage
 from ddjax.storage.workdir import Folder
 
 
@@ -30,7 +29,7 @@ def make(config: Config, root: Path, published: tuple[Published, ...]) -> None:
         )
     whole = with_methods(config, published)
     running.prepare(whole, root)
-    running.run_all(whole, root, stages(whole))
+    running.run_all(whole, root, registry.for_evaluation(whole))
 
 
 def how_to(
@@ -45,9 +44,10 @@ def how_to(
       given: the flags of this command.
     """
     names, whole = table.missing(published, table.read(root)), with_methods(config, published)
+    stages = registry.for_evaluation(whole)
     command = " ".join([
         "python -m ddjax.main", *map(shlex.quote, given),
-        f"--config.stages={','.join(stage.name for stage in stages(whole))}",
+        f"--config.stages={','.join(stage.name for stage in stages)}",
         f"--config.evaluate.methods={','.join(whole.evaluate.methods)}",
     ])
     aside = f"move {root / 'evaluate'} aside, which has finished without them, and "
@@ -64,18 +64,6 @@ def with_methods(config: Config, published: tuple[Published, ...]) -> Config:
     methods = dict.fromkeys((*config.evaluate.methods, *(row.method for row in published)))
     evaluate = dataclasses.replace(config.evaluate, methods=tuple(methods))
     return reading.from_dict(reading.plain(dataclasses.replace(config, evaluate=evaluate)))
-
-
-def stages(config: Config) -> list[Stage]:
-    """The stage evaluate, and those before it that it needs and no model folder replaces."""
-    needed, todo = {"evaluate"}, [STAGES["evaluate"]]
-    for one in todo:
-        for stage in registry.reads(config, one):
-            given = stage.model and getattr(config, stage.model).weights
-            if stage.name not in needed and not given:
-                needed.add(stage.name)
-                todo.append(stage)
-    return [stage for stage in STAGES.values() if stage.name in needed]
 
 
 def _evaluated(root: Path) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ddjax.config.schema import NO_DATA, Config
-from ddjax.evaluation import pictures, pixels, reference_sets, report
+from ddjax.evaluation import pictures, pixels, plots, reference_sets, report
 from ddjax.evaluation.measuring import Measure
 from ddjax.evaluation.metrics import Samples, measured
 from ddjax.evaluation.network import Network
@@ -125,7 +125,7 @@ def _write_pictures(directory: Path, samples: SampleSets, rows: list[dict[str, A
     lines = {
         compared[row["method"]]: row["fd_teacher"] for row in rows if row["method"] in compared
     }
-    pictures.tradeoff(
+    plots.tradeoff(
         root / "tradeoff.png", points, lines, "Fréchet distance to the teacher's samples"
     )
     writer = events.writer(directory / "events")

@@ -125,3 +125,14 @@ def reads(config: Config, stage: Stage) -> list[Stage]:
     """The stages whose output a stage needs, in their order."""
     names = set(stage.reads(config))
     return [earlier for earlier in STAGES.values() if earlier.name in names]
+
+
+def for_evaluation(config: Config) -> list[Stage]:
+    """The stage evaluate, and those before it that it needs and no model folder replaces."""
+    needed = [STAGES["evaluate"]]
+    for stage in needed:
+        needed += [
+            earlier for earlier in reads(config, stage) if earlier not in needed
+            and not (earlier.model and getattr(config, earlier.model).weights)
+        ]
+    return [stage for stage in STAGES.values() if stage in needed]
