@@ -1,6 +1,7 @@
 """The stage `evaluate` as a whole: killed on the way, with a reference and labels of its own."""
 
 import json
+import re
 
 import jax
 import numpy as np
@@ -8,8 +9,8 @@ import pytest
 
 from ddjax.config.reading import from_dict
 from ddjax.data import datasets
-from ddjax.data.sources import Arrays
-from ddjax.evaluation import statistics_files
+from ddjax.data.sources import Images
+from ddjax.evaluation import plots, statistics_files
 from ddjax.evaluation.set_folder import SetFolder
 from ddjax.runtime import sharding
 from ddjax.runtime.errors import UserError
@@ -27,8 +28,8 @@ def few_data():
     source = datasets.source
 
     def few(section):
-        whole = source(section)
-        return Arrays(whole.take(np.arange(100)))
+        found = source(section).take(np.arange(100))
+        return Images(found.pop("image"), found, np.arange(100) % 10 == 0)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(datasets, "source", few)
@@ -92,6 +93,27 @@ def test_the_report_says_how_the_figures_are_made(whole):
     assert [row["method"] for row in rows] == [
         "data_floor", "reconstruction", "student_1step", "teacher_flow"]
     assert 0 <= metrics["measuring_share"]["student_1step"] <= 1
+
+
+def test_the_report_shows_its_pictures(whole, tmp_path, monkeypatch):
+    """Those that there are: of no student without one, of no validation without one."""
+    drawn, by_position = [], plots.by_position
+    monkeypatch.setattr(plots, "by_position", lambda *given: drawn.append(given))
+    _, rows = run(tmp_path)
+    monkeypatch.setattr(plots, "by_position", by_position)
+    (_, lines, chance, starts), = drawn
+    (student,) = [row for row in rows if row["method"] == "student_1step"]
+    assert list(lines) == ["student_1step"] and lines["student_1step"].shape == (16,)
+    assert lines["student_1step"].mean() == pytest.approx(student["tokens_equal"])
+    assert chance is None and starts == ()  # teacher_ar is no row, and groups are tokens
+    run(tmp_path / "teacher", methods="teacher_ar", sets=1)
+    common = ["samples.png", "tradeoff.png"]
+    for root, files in ((whole[0], [*common, "tokens_equal.png", "nearest.png"]),
+                        (tmp_path / "teacher", common)):
+        text = (root / "report.md").read_text()
+        assert re.findall(r"!\[.+\]\((.+)\)", text) == files
+        assert all((root / name).exists() for name in files)
+        assert ("held-out images are" in text) == (len(files) > 2)
 
 
 def test_a_reference_of_ones_own(whole, tmp_path):

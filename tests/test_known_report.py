@@ -9,6 +9,8 @@ import pytest
 
 from ddjax.config import from_dict
 from ddjax.data import datasets
+from ddjax.data.sources import HELD_OUT
+from ddjax.evaluation import pictures
 from ddjax.method import keys
 from ddjax.method.baselines import Marginals
 from ddjax.models import MODELS
@@ -90,7 +92,7 @@ class Net(Known, Classifier):
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
-    """Rows by name, the data, and the streams of randomness that were used."""
+    """Rows by name, the data, the streams of randomness that were used, grids of images by file."""
     tree, root = tiny.get_config().to_dict(), tmp_path_factory.mktemp("run")
     for section in (tree["tokenizer"], tree["teacher"], tree["student"]):
         section["weights"] = "random"
@@ -101,6 +103,7 @@ def report(tmp_path_factory):
     known = {"llamagen": Teacher, "llamagen_student": Student, "patch_tokenizer": Tokenizer,
              "classifier": Net}
     streams, stream, part = [], keys.stream, run_models.part
+    grids, grid = {}, pictures.labelled_grid
     (root / "pairs").mkdir()
     (root / "pairs" / "manifest.json").write_text("{}")
 
@@ -116,11 +119,13 @@ def report(tmp_path_factory):
         for kind, cls in known.items():
             patch.setitem(MODELS, kind, cls)
         patch.setattr(run_models, "part", part_or_pairs)
+        patch.setattr(pictures, "labelled_grid", lambda path, *given: grids.update(
+            {path.name: given}) or grid(path, *given))
         patch.setattr(keys, "stream", lambda *given: streams.append(given[1]) or stream(*given))
         config = from_dict(tree)
         evaluate.run(config, root / "evaluate")
     rows = json.loads((root / "metrics.json").read_text())["rows"]
-    return {row["method"]: row for row in rows}, datasets.load(config.data), streams
+    return {row["method"]: row for row in rows}, datasets.load(config.data), streams, grids
 
 
 LABELS = np.arange(SAMPLES) % 10
@@ -144,7 +149,7 @@ def distance(a, b):
 
 @pytest.mark.parametrize("method", DRAWN)
 def test_rows_of_samples(report, method):
-    rows, data, _ = report
+    rows, data, *_ = report
     row, feature = rows[method], SHADES[DRAWN[method]]
     of_data = in_bytes(data["image"]).mean((1, 2, 3))
     assert row["fd_data"] == pytest.approx(distance(feature, of_data), abs=1e-6)
@@ -155,7 +160,7 @@ def test_rows_of_samples(report, method):
 
 
 def test_rows_of_the_data(report):
-    rows, data, _ = report
+    rows, data, *_ = report
     image, label = data["image"], data["label"]
     patches = image.reshape(-1, 4, 2, 4, 2).mean((2, 4))
     ids = np.abs(patches[..., None] - LEVELS).argmin(-1)
@@ -175,9 +180,23 @@ def test_rows_of_the_data(report):
     assert floor["fd_teacher"] is None
 
 
+def test_the_nearest_training_images(report):
+    """By the only feature, the mean grey; none that was held out."""
+    _, data, _, grids = report
+    rows, (titles, distances), _ = grids["nearest.png"]
+    assert titles == [str(label) for label in LABELS[:10]]
+    of_seen = in_bytes(data["image"][data["source"] % HELD_OUT != 0]).mean((1, 2, 3))
+    shades = SHADES[DRAWN["student_1step"][:10]]
+    wanted = np.abs(shades[:, None] - of_seen).min(1)
+    shown = in_bytes(rows["nearest\ntraining image"]).mean((1, 2, 3))
+    np.testing.assert_allclose(np.abs(shown - shades), wanted, atol=1e-3)  # features are float16
+    np.testing.assert_allclose([float(text) for text in distances], wanted, atol=1e-3)
+    assert wanted.max() > 0.1
+
+
 def test_the_noise_is_not_that_of_the_pairs(report):
     """On those the student was trained: its tokens would be counted on what it has learnt."""
-    _, _, streams = report
+    _, _, streams, _ = report
     assert not {"pairs", "distill"} & set(streams)
     # Noise, and what is drawn beside it, of the set and of the reference.
     ours = {name for name in streams if name.startswith("evaluate.")}

@@ -1,6 +1,6 @@
 """Measuring: images through a feature net, on all devices, every device its share of the rows."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -15,7 +15,7 @@ from ddjax.evaluation.set_folder import SetFolder
 from ddjax.evaluation.statistics import Observed
 from ddjax.method.protocols import FeatureNet, Features
 from ddjax.method.sampling import check_finite
-from ddjax.runtime import sharding
+from ddjax.runtime import progress, sharding
 from ddjax.runtime.errors import UserError
 
 
@@ -136,6 +136,20 @@ class Measure:
 
         collect(folder, name, batch=self.batch, dispatch=dispatch, fetch=fetch,
                 save_every=self.save_every)
+
+    def features(self, source: Source, name: str) -> Iterator[np.ndarray]:
+        """Pooled features [n, F] of a source's images, batch by batch, on every process.
+
+        Args:
+          source: as of `images`.
+          name: on the progress bar.
+        """
+        starts = range(0, len(source), self.batch)
+        for first in progress.bar(starts, name, len(starts)):
+            rows = np.minimum(first + sharding.local_rows(self.batch), len(source) - 1)
+            images = self._fitting(source.take(rows)["image"], name)
+            seen = see(self.net, sharding.shard_batch(images, self.batch))
+            yield sharding.to_host(seen.features.pooled_BF)[: len(source) - first]
 
     def _fitting(self, images: np.ndarray, name: str) -> np.ndarray:
         side, channels = images.shape[1:3], images.shape[3]

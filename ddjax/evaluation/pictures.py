@@ -3,6 +3,7 @@
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import matplotlib
 
@@ -17,6 +18,14 @@ DPI = 150
 
 # Inches that a character and a line of a caption take, and characters that always fit.
 CHARACTER, LINE, SHORT = 0.073, 0.13, 10
+
+
+class Picture(NamedTuple):
+    """A picture of the report: its file in the workdir, its title, a line about it or ""."""
+
+    file: str
+    title: str
+    about: str = ""
 
 
 def tile(images: np.ndarray, columns: int) -> np.ndarray:

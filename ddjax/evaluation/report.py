@@ -1,5 +1,6 @@
 """Report of a run: report.md and metrics.json, and how to read them."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ from ddjax.config.schema import NO_DATA, SHAPES, Config
 from ddjax.evaluation.measuring import Measure
 from ddjax.evaluation.metrics import METRICS
 from ddjax.evaluation.network import Network
+from ddjax.evaluation.pictures import Picture
 from ddjax.evaluation.reference import Reference, among
 from ddjax.runtime import sharding
 from ddjax.storage import files
@@ -133,8 +135,17 @@ def _about_shapes(config: Config) -> list[str]:
     ]
 
 
-def write(root: Path, config: Config, metrics: dict[str, Any]) -> None:
-    """Write both files into the workdir and print the table."""
+def write(
+    root: Path, config: Config, metrics: dict[str, Any], shown: Sequence[Picture]
+) -> None:
+    """Write both files into the workdir and print the table.
+
+    Args:
+      root: the workdir.
+      config: of the run.
+      metrics: of metrics.json.
+      shown: pictures that lie in the workdir, in their order.
+    """
     text = "\n".join(
         [
             f"# {config.name}, seed {config.seed}",
@@ -157,10 +168,8 @@ def write(root: Path, config: Config, metrics: dict[str, Any]) -> None:
             "teacher_involved_N_M: the teacher makes groups N to M - 1, counted from 0. skip_N and "
             "onestep_class draw what is missing from the marginals given the class; onestep_all "
             "from those over all images.",
-            "",
-            "![samples](samples.png)",
-            "",
-            "![quality against time](tradeoff.png)",
+            *(picture.about for picture in shown if picture.about),
+            *(f"\n![{picture.title}]({picture.file})" for picture in shown),
             "",
         ]
     )

@@ -56,7 +56,7 @@ class Shuffled:
 
 
 class DataSets:
-    """The data of a run, measured into folders.
+    """The data of a run, `images`, measured into folders.
 
     Args:
       config: of the run.
@@ -69,11 +69,11 @@ class DataSets:
         self, config: Config, directory: Path, measure: Measure, has_labels: bool
     ) -> None:
         self._config, self._directory, self._measure = config, directory / "data", measure
-        source = datasets.source(config.data)
-        order = np.random.default_rng(config.seed).permutation(len(source))
+        self.images = datasets.source(config.data)
+        order = np.random.default_rng(config.seed).permutation(len(self.images))
         about = (has_labels, config.data.name == SHAPES)
         self._sources = {
-            name: Shuffled(source, numbers, *about) for name, numbers in
+            name: Shuffled(self.images, numbers, *about) for name, numbers in
             zip((*HALVES, "reconstruction"), (*np.array_split(order, 2), order),
                 strict=True)
         }

@@ -4,12 +4,9 @@ import dataclasses
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from ddjax.config.schema import NO_DATA, Config
-from ddjax.evaluation import pictures, pixels, plots, reference_sets, report
+from ddjax.evaluation import reference_sets, report
 from ddjax.evaluation.measuring import Measure
 from ddjax.evaluation.metrics import Samples, measured
 from ddjax.evaluation.network import Network
@@ -17,14 +14,13 @@ from ddjax.evaluation.reference import Reference, among
 from ddjax.method import ways
 from ddjax.method.ways import Way
 from ddjax.runtime import hosts
-from ddjax.stages import feature_net, running
+from ddjax.stages import feature_net, report_pictures, running
 from ddjax.stages.data_sets import DataSets
 from ddjax.stages.sample_sets import REFERENCE, TEACHER, SampleSets
-from ddjax.training import events
 
 
 def run(config: Config, directory: Path) -> str:
-    """Measure, write report.md, metrics.json, samples.png and tradeoff.png into the workdir."""
+    """Measure; write report.md, metrics.json and pictures into the workdir."""
     begin, section = time.perf_counter(), config.evaluate
     measure = _measure(config, directory)
     most = among(measure.network).samples or section.samples
@@ -46,9 +42,9 @@ def run(config: Config, directory: Path) -> str:
         "measuring_share": {way.name: _measuring_share(samples, way) for way in samples.methods},
         "rows": rows,
     }
+    shown = report_pictures.write(directory, samples, data, rows)
     if hosts.is_first():
-        report.write(directory.parent, config, metrics)
-        _write_pictures(directory, samples, rows)
+        report.write(directory.parent, config, metrics, shown)
     return f"{section.sets} x {section.samples} samples for each of {len(samples.methods)} " \
         f"methods: {directory.parent / 'report.md'}"
 
@@ -97,38 +93,3 @@ def _measuring_share(samples: SampleSets, way: Way) -> float:
     made = samples.folder(way, 0).read()
     share = 1 - made.seconds_per_image * samples.config.evaluate.samples / made.elapsed
     return round(max(share, 0.0), 3)
-
-
-def _write_pictures(directory: Path, samples: SampleSets, rows: list[dict[str, Any]]) -> None:
-    """samples.png, tradeoff.png, and the samples as TensorBoard events."""
-    config, conditions, root = samples.config, samples.conditions, directory.parent
-    images = {
-        way: np.asarray(pixels.of_levels(samples.folder(way, 0).rows("shown")))
-        for way in samples.methods
-    }
-    count = min(2 * conditions.count, 20, config.evaluate.batch, config.evaluate.samples)
-    # Two of each class side by side.
-    order = sorted(range(count), key=lambda i: (samples.numbers[i], i))
-    # These share their noise, so that columns can be compared; onestep* shows what has none.
-    chosen = [way for way in images if way.maps_noise or not way.runs_a_network] or list(images)
-    titles = [conditions.title(samples.numbers[i]) for i in order]
-    pictures.labelled_grid(
-        root / "samples.png", {way.name: images[way][order] for way in chosen}, [titles],
-        f"{config.name}: each column one noise draw (onestep* has none)",
-    )
-    points = {
-        row["method"]: (row["seconds_per_image"], row["fd_teacher"])
-        for row in rows if row["seconds_per_image"] is not None
-    }
-    compared = {"teacher_ar": "teacher_ar, the floor", "onestep_class": "onestep_class",
-                "onestep_all": "onestep_all"}
-    lines = {
-        compared[row["method"]]: row["fd_teacher"] for row in rows if row["method"] in compared
-    }
-    plots.tradeoff(
-        root / "tradeoff.png", points, lines, "Fréchet distance to the teacher's samples"
-    )
-    writer = events.writer(directory / "events")
-    for way, shown in images.items():
-        writer.write_images(0, {way.name: pictures.tile(shown, 10)[None]})
-    writer.close()
