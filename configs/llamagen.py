@@ -4,6 +4,8 @@
     python conversion/torch_to_flax.py --model=llamagen_tokenizer --checkpoint=vq_ds16_c2i.pt
     python conversion/torch_to_flax.py --model=lpips --checkpoint=vgg16-397923af.pth \
         --linear=vgg.pth
+    python conversion/torch_to_flax.py --model=inception \
+        --checkpoint=pt_inception-2015-12-05-6726825d.pth
     python -m ddjax.main --config=configs/llamagen.py:L --workdir=runs/llamagen_L
 
 Sizes: B and L draw 256 pixels, XL, XXL and 3B 384, as they were published (convert these with
@@ -43,7 +45,7 @@ def _published(size: str) -> dict[str, Any]:
         "refine_1,refine_2,skip_106,skip_156,onestep_class,onestep_all"
     )
     return {
-        **common.published(methods, common.LPIPS),
+        **common.published(methods),
         "name": f"llamagen_{size}",
         "data": {"name": "none", "image_size": image_size, "num_classes": 1000},
         "tokenizer": {

@@ -7,6 +7,7 @@ r"""LlamaGen's text-to-image teachers: pairs, a student, evaluation and pictures
         --workdir=runs/t2i
     python -m ddjax.main ... --config.stages=sample --config.sample.prompts="a fox|a lighthouse"
 
+The stages distill and evaluate also need LPIPS and Inception, as in llamagen.py.
 With --config.evaluate.clip.weights=conversion/weights/ViT-B-32 and
 --config.evaluate.clip.vocabulary=bpe_simple_vocab_16e6.txt.gz the report has the CLIP score.
 
@@ -45,7 +46,7 @@ def _published(image_size: int, weights: str) -> dict[str, Any]:
         "teacher_ar,teacher_flow,student_1step,student_2step,teacher_involved_40_80,"
         "refine_1,refine_2,skip_106,onestep_all"
     )
-    shared = common.published(methods, common.LPIPS)
+    shared = common.published(methods)
     return {
         **shared,
         "name": weights,

@@ -4,6 +4,8 @@
     python conversion/torch_to_flax.py --model=var --checkpoint=var_d16.pth
     python conversion/torch_to_flax.py --model=lpips --checkpoint=vgg16-397923af.pth \
         --linear=vgg.pth
+    python conversion/torch_to_flax.py --model=inception \
+        --checkpoint=pt_inception-2015-12-05-6726825d.pth
     python -m ddjax.main --config=configs/var.py:d16 --workdir=runs/var_d16
 
 Depths d16, d20, d24, d30, all for 256 pixels. `tiny` has random weights and shows in two minutes on
@@ -43,7 +45,7 @@ def _published(size: str) -> dict[str, Any]:
         "refine_1,refine_2,skip_1,skip_2,onestep_class,onestep_all"
     )
     return {
-        **common.published(methods, common.LPIPS),
+        **common.published(methods),
         "name": f"var_{size}",
         "data": {"name": "none", "image_size": 256, "num_classes": 1000},
         "tokenizer": {

@@ -10,6 +10,8 @@ from conversion.torch_to_flax import TABLES
 from ddjax.config.reading import from_dict
 from ddjax.models import MODELS
 from ddjax.runtime.errors import UserError
+from ddjax.stages import running
+from ddjax.stages.registry import STAGES
 from ddjax.storage import run_models
 
 CONVERTER = "or make it with: python conversion/torch_to_flax.py --model="
@@ -49,10 +51,35 @@ def test_a_perceptual_net_may_also_be_left_out():
     assert str(caught.value).endswith(CONVERTER + command + instead)
 
 
+def test_published_sizes_are_measured_by_inception(tmp_path, monkeypatch):
+    """Without its folder a job is refused before its first stage, which takes days."""
+    monkeypatch.setattr(running, "run", lambda *given: pytest.fail("a stage was begun"))
+    for name, size in (("llamagen", "L"), ("var", "d16"), ("llamagen_t2i", "XL")):
+        config = from_dict(importlib.import_module(f"configs.{name}").get_config(size).to_dict())
+        net = config.evaluate.features
+        assert (net.kind, config.distill.perceptual_net.kind) == ("inception", "lpips")
+        given = {section: dataclasses.replace(getattr(config, section), weights="random")
+                 for section in ("tokenizer", "teacher")}
+        perceptual = dataclasses.replace(config.distill.perceptual_net, weights="random")
+        distill = dataclasses.replace(config.distill, perceptual_net=perceptual)
+        text = config.text and dataclasses.replace(config.text, weights="random", pieces="")
+        data = dataclasses.replace(config.data, captions="")
+        job = dataclasses.replace(config, **given, distill=distill, text=text, data=data)
+        with pytest.raises(UserError) as caught:
+            running.run_all(job, tmp_path, [STAGES["pairs"], STAGES["distill"]])
+        assert str(caught.value) == (
+            f"config.evaluate.features.weights: {net.weights} is missing; give the folder of a "
+            f"model, {CONVERTER}inception --checkpoint="
+            "pt_inception-2015-12-05-6726825d.pth, or leave out the stage evaluate and set "
+            "config.distill.validate_every=0"
+        )
+    assert not list(tmp_path.iterdir())
+
+
 def test_nobody_published_a_classifier():
     config = from_dict(importlib.import_module("configs.llamagen").get_config("tiny").to_dict())
     net = dataclasses.replace(config.evaluate.features, weights="nowhere/net")
-    with pytest.raises(UserError, match=r"nowhere/net is missing; give the folder of a model$"):
+    with pytest.raises(UserError, match=r"is missing; give the folder of a model, or leave"):
         run_models.check_weights("config.evaluate.features.weights", net)
 
 

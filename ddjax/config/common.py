@@ -43,25 +43,27 @@ def classifier(image_size: int, classes: int, **changes: Any) -> dict[str, Any]:
     return {"kind": "classifier", "model": sizes, **changes}
 
 
-def published(methods: str, net: dict[str, Any]) -> dict[str, Any]:
+def published(methods: str) -> dict[str, Any]:
     """What the published sizes of all families share: pairs, distillation, evaluation.
+
+    The perceptual loss is LPIPS, and images are measured by Inception, as the field does.
 
     Args:
       methods: rows of the report.
-      net: of the perceptual loss and of the distances.
     """
     return {
         "seed": 0,
         "stages": "pairs,distill,evaluate,sample",
         "pairs": {"count": 1_200_000, "per_shard": 12_800, "batch": 128},
         "distill": {
-            "perceptual_net": net,
+            "perceptual_net": LPIPS,
             "validate_every": 10_000,
             "validate_samples": 5000,
             "train": {"steps": 300_000, "batch": 256, "learning_rate": 1e-4, "warmup": 1000,
                       "weight_decay": 0.05, "ema": 0.9999, "checkpoint_every": 1000},
         },
-        "evaluate": {"samples": 5000, "sets": 1, "batch": 50, "methods": methods, "features": net},
+        "evaluate": {"samples": 5000, "sets": 1, "batch": 50, "methods": methods,
+                     "features": INCEPTION},
     }
 
 

@@ -174,10 +174,24 @@ def run_all(config: Config, root: Path, stages: Sequence[Stage]) -> None:
     """
     for stage in stages:
         settings(config, stage)
+    if STAGES["distill"] in stages:
+        _check_validation(config, root)
     hosts.check_shared(root)
     with jax.set_mesh(sharding.make_mesh(config.mesh.fsdp)):
         for stage in stages:
             run(config, root, stage)
+
+
+def _check_validation(config: Config, root: Path) -> None:
+    """Refuse to begin without the net of a validation, which is not among the settings of distill.
+
+    Raises:
+      UserError: it is missing.
+    """
+    features = config.evaluate.features
+    done = config.student.weights or Folder(root / "distill", {}).finished
+    if config.distill.validate_every and features.weights and not done:
+        run_models.check_weights("config.evaluate.features.weights", features)
 
 
 def run(config: Config, root: Path, stage: Stage) -> None:

@@ -133,5 +133,7 @@ def check_weights(where: str, section: ModelSection) -> str:
             ways.append(f"make it with: {command}")
         if "perceptual_net" in where:
             ways.append("set config.distill.perceptual=0 and config.student.split to all groups")
+        if "evaluate.features" in where:
+            ways.append("leave out the stage evaluate and set config.distill.validate_every=0")
         raise UserError(f"{where}: {folder} is missing; {', or '.join(ways)}")
     return model_folder.saved_digest(Path(folder))
