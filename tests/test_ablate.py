@@ -326,6 +326,16 @@ def test_without_methods_that_read_a_student_none_is_made():
     assert names(marginals.shared_stages()) == ["tokenizer", "teacher", "pairs"]
 
 
+def test_a_missing_net_is_told_before_anything_is_made(tmp_path):
+    tree = plain(base(random=True))
+    tree["evaluate"]["features"]["weights"] = "nowhere/net"
+    config = from_dict(tree)
+    todo = study.Study(config, variants.of_over(config, "pairs.count=16,24", METHODS), 1)
+    with pytest.raises(UserError, match=r"config\.evaluate\.features\.weights: nowhere/net is"):
+        study.run(todo, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.slow
 def test_a_sweep_of_the_teacher(tmp_path):
     """Figures of each value and seed; no student's."""

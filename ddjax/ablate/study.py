@@ -113,7 +113,15 @@ def _made(config: Config) -> list[Stage]:
 
 
 def run(study: Study, root: Path) -> None:
-    """Run everything that is not finished; see the module."""
+    """Run everything that is not finished; see the module.
+
+    Raises:
+      UserError: as `ddjax.stages.running.run_all`, and before anything is made where a model folder
+        of a later stage is missing.
+    """
+    for variant in study.variants:
+        for stage in registry.for_evaluation(variant.config):
+            running.settings(variant.config, stage)
     shared = root / SHARED
     hosts.print_once(f"\n{SHARED}")
     running.run_all(study.shared, shared, study.shared_stages())
