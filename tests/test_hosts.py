@@ -1,6 +1,7 @@
 """Two real processes against one: the same pairs, losses and figures, stopped on the way."""
 
 import json
+import re
 import signal
 import subprocess
 
@@ -19,7 +20,7 @@ JOB = (
     "--config.distill.perceptual=0.0", "--config.student.split=16",
     "--config.stages=pairs,distill,evaluate,sample",
     "--config.distill.train.steps=20",
-    "--config.evaluate.methods=refine_1,onestep_class",
+    "--config.evaluate.methods=student_1step,refine_1,onestep_class",
     "--config.evaluate.sets=1",
 )
 
@@ -82,5 +83,9 @@ def test_the_report_is_that_of_one_process(roots):
             wanted = pytest.approx(a[key], rel=1e-3) if isinstance(a[key], float) else a[key]
             assert b[key] == wanted, (a["method"], key)
     assert (roots[1] / "samples.png").exists()
+    nearest = [re.search(r"Here they are (\S+) to (\S+); held-out images are (\S+) away",
+                         (root / "report.md").read_text()).groups() for root in roots]
+    one, two = (list(map(float, distances)) for distances in nearest)
+    assert two == pytest.approx(one, rel=1e-2)
 
 
