@@ -11,10 +11,11 @@ from ddjax.config.reading import from_dict
 from ddjax.data import datasets
 from ddjax.data.sources import Images
 from ddjax.evaluation import plots, statistics_files
+from ddjax.evaluation.nearest import nearest
 from ddjax.evaluation.set_folder import SetFolder
 from ddjax.runtime import sharding
 from ddjax.runtime.errors import UserError
-from ddjax.stages import evaluate, running
+from ddjax.stages import evaluate, report_pictures, running
 from ddjax.stages.registry import STAGES
 from ddjax.storage import run_models
 from tests.test_evaluate import config
@@ -97,11 +98,20 @@ def test_the_report_says_how_the_figures_are_made(whole):
 
 def test_the_report_shows_its_pictures(whole, tmp_path, monkeypatch):
     """Those that there are: of no student without one, of no validation without one."""
-    drawn, by_position = [], plots.by_position
+    drawn, by_position, searched = [], plots.by_position, []
     monkeypatch.setattr(plots, "by_position", lambda *given: drawn.append(given))
+
+    def recorded(features_NF, batches):
+        batches = list(batches)
+        searched.append((len(features_NF), sum(map(len, batches))))
+        return nearest(features_NF, batches)
+
+    monkeypatch.setattr(report_pictures, "nearest", recorded)
     _, rows = run(tmp_path)
     monkeypatch.setattr(plots, "by_position", by_position)
     (_, lines, chance, starts), = drawn
+    # Ten samples and the ten held-out images, among all that training may read.
+    assert searched == [(10 + 10, 90)]
     (student,) = [row for row in rows if row["method"] == "student_1step"]
     assert list(lines) == ["student_1step"] and lines["student_1step"].shape == (16,)
     assert lines["student_1step"].mean() == pytest.approx(student["tokens_equal"])

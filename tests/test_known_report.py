@@ -181,7 +181,7 @@ def test_rows_of_the_data(report):
 
 
 def test_the_nearest_training_images(report):
-    """By the only feature, the mean grey; none that was held out."""
+    """By the only feature, the mean grey."""
     _, data, _, grids = report
     rows, (titles, distances), _ = grids["nearest.png"]
     assert titles == [str(label) for label in LABELS[:10]]
