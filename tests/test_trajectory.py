@@ -135,6 +135,19 @@ def test_generation_keeps_its_prefix_and_stops_where_told(first, stop):
     np.testing.assert_array_equal(ids[:, : prefix.shape[1]], prefix)
 
 
+@pytest.mark.parametrize("first", [0, 1, 3])
+def test_the_map_goes_on_behind_a_prefix(first):
+    """Behind it each token is the map of its noise given the ids before it, the prefix's too."""
+    teacher, condition, eps, codes = setting("scales", GUIDANCES[1])
+    length = int(teacher.groups.starts[first])
+    prefix = jax.random.randint(jax.random.key(0), (len(eps), length), 0, 5)
+    ids = trajectory.map_noise(teacher, condition, eps, codes, SOLVER, prefix)
+    np.testing.assert_array_equal(ids[:, :length], prefix)
+    mapped = flow.noise_to_ids(eps, teacher.log_probs(ids, condition), codes, SOLVER)
+    np.testing.assert_array_equal(ids[:, length:], mapped[:, length:])
+    assert first == 0 or (mapped[:, :length] != prefix).any()
+
+
 def test_x_at_by_hand():
     groups = Groups((1, 2, 1))
     data, eps = jnp.ones((2, 4, 1)), jnp.zeros((2, 4, 1))
