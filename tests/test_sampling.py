@@ -1,4 +1,4 @@
-"""Sampling with the student, against a loop over tokens."""
+"""Sampling: the student against a loop over tokens, and every way against its parts."""
 
 import dataclasses
 
@@ -7,8 +7,22 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ddjax.method import flow, trajectory, ways
+from ddjax.method.baselines import Marginals
+from ddjax.method.flow import Solver
 from ddjax.method.groups import Groups
-from ddjax.method.sampling import Drawn, student_sample
+from ddjax.method.guidance import Guidance
+from ddjax.method.sampling import (
+    Batch,
+    Drawn,
+    Models,
+    Settings,
+    check_finite,
+    student_sample,
+)
+from ddjax.runtime.errors import UserError
+from tests.drawing import keys_of
+from tests.toy import ToyTeacher
 
 GROUPS, VOCAB, WIDTH = Groups((1, 2, 2, 1)), 7, 3
 
@@ -71,3 +85,124 @@ def test_the_student_keeps_what_is_data_and_predicts_the_rest(steps, starts, spl
     np.testing.assert_array_equal(drawn.ids_BL, wanted[0])
     np.testing.assert_allclose(drawn.x_BLC, wanted[1], rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(drawn.logits_BLV, wanted[2], rtol=1e-5, atol=1e-5)
+
+
+class Codebook:
+    """What a batch reads of a tokenizer."""
+
+    def __init__(self, codes):
+        self.codebook = codes
+
+
+def batch(prefix_groups=0, steps=(0, 1, 3)):
+    """Of 40 images; all pairs of class 0 have id 1 everywhere, those of class 1 id 4."""
+    rng = np.random.default_rng(1)
+    codes = rng.standard_normal((VOCAB, WIDTH)).astype(np.float32)
+    label = np.arange(40) % 2
+    pairs = np.repeat([[1], [4]], 50, axis=0) * np.ones((1, GROUPS.length), np.int32)
+    models = Models(
+        Codebook(jnp.asarray(codes)), ToyTeacher.make(GROUPS.sizes, VOCAB, code_dim=WIDTH),
+        Mixing(rng), Marginals.of_pairs(pairs.astype(np.int32), np.repeat([0, 1], 50), 2),
+    )
+    settings = Settings(steps, GROUPS.count, Guidance(scale=1.5), Solver())
+    prefix = rng.integers(VOCAB, size=(40, GROUPS.starts[prefix_groups]))
+    return Batch(
+        models, settings, jnp.asarray(rng.standard_normal((40, 6, WIDTH)).astype(np.float32)),
+        jnp.asarray(label), jnp.asarray(label), keys_of(2, 40), jnp.asarray(prefix, jnp.int32),
+    )
+
+
+@pytest.fixture
+def ranks():
+    with jax.numpy_rank_promotion("allow"):  # of `Mixing`
+        yield
+
+
+def by_student(b, steps, ids=None):
+    start = None if ids is None else b.coded(jnp.pad(ids, ((0, 0), (0, 6 - ids.shape[1]))))
+    return student_sample(
+        b.models.student, b.codes_VC, b.eps_BLC, b.condition, steps=steps, split=4, start=start
+    ).ids_BL
+
+
+@pytest.mark.parametrize(("first", "last"), [(0, 2), (1, 3), (2, 4)])
+def test_the_teacher_draws_its_groups_and_the_student_what_is_around_them(first, last, ranks):
+    b = batch()
+    wanted = by_student(b, (0,))[:, : GROUPS.starts[first]]
+    wanted = trajectory.sample_ids(b.teacher, b.condition, b.keys_B, wanted, stop=last)
+    if last < 4:
+        wanted = by_student(b, (last,), wanted)
+    drawn = ways.parse(f"teacher_involved_{first}_{last}").draw(b)
+    np.testing.assert_array_equal(drawn.ids_BL, wanted)
+    assert (by_student(b, (0,)) != wanted).any()
+
+
+def test_steps_within_a_prefix_are_left_out(ranks):
+    b = batch(prefix_groups=2)
+    drawn = ways.parse("student_3step").draw(b)
+    np.testing.assert_array_equal(drawn.ids_BL, by_student(b, (2, 3), b.prefix_BP))
+    np.testing.assert_array_equal(drawn.ids_BL[:, :3], b.prefix_BP)
+
+
+def test_refinement_begins_with_the_student_or_with_whole_images(ranks):
+    for b in (batch(), batch(prefix_groups=4)):
+        start = b.prefix_BP if b.prefix_BP.size else by_student(b, (0,))
+        log_p = b.teacher.log_probs(start, b.condition)
+        way = ways.parse("refine_1")
+        drawn = way.draw(b)
+        wanted = flow.noise_to_ids(b.eps_BLC, log_p, b.codes_VC, b.settings.solver)
+        np.testing.assert_array_equal(drawn.ids_BL, wanted)
+        np.testing.assert_allclose(way.log_probs(b, drawn), log_p, rtol=1e-5, atol=1e-5)
+
+
+def test_baselines_take_the_marginals_of_their_bucket():
+    b = batch()
+    of_class = np.where(b.bucket_B == 0, 1, 4)[:, None]
+    np.testing.assert_array_equal(
+        ways.parse("onestep_class").draw(b).ids_BL, np.tile(of_class, (1, 6))
+    )
+    of_all = np.asarray(ways.parse("onestep_all").draw(b).ids_BL)
+    assert set(of_all.ravel()) == {1, 4}
+    assert (of_all != of_class).any(axis=1).sum() > 30  # 39 of 40 are expected
+    assert (of_all != of_all[:, :1]).any()  # tokens are drawn independently
+    skipped = np.asarray(ways.parse("skip_2").draw(b).ids_BL)
+    np.testing.assert_array_equal(skipped[:, 3:], np.tile(of_class, (1, 3)))
+    assert not np.isin(skipped[:, :3], (1, 4)).all()
+
+
+@pytest.mark.parametrize(("name", "passes"), [
+    ("teacher_ar", 4), ("teacher_flow", 4), ("student_1step", 1), ("student_3step", 3),
+    ("teacher_involved_0_2", 3), ("teacher_involved_1_3", 4), ("teacher_involved_1_4", 4),
+    ("refine_2", 3), ("skip_1", 3), ("onestep_class", 1), ("onestep_all", 1),
+])
+def test_passes_by_hand(name, passes):
+    way = ways.parse(name)
+    assert way.passes(GROUPS) == passes and way.name == name
+    assert not way.problem(GROUPS, batch().settings)
+
+
+@pytest.mark.parametrize("name", [
+    "student_0step", "student_4step", "teacher_involved_2_2", "teacher_involved_1_5", "refine_0",
+    "skip_0", "skip_4",
+])
+def test_numbers_that_make_no_sense_are_a_problem(name):
+    assert ways.parse(name).problem(GROUPS, batch().settings)
+
+
+def test_what_is_not_a_number_is_marked():
+    b = batch()
+    drawn = b.coded(jnp.asarray([[1, -1]]))
+    assert np.isnan(drawn.x_BLC[0, 1]).all() and np.isfinite(drawn.x_BLC[0, 0]).all()
+    made = np.zeros((3, 2, 2))
+    check_finite("refine_1", made, 7)
+    made[1, 1, 0] = np.nan
+    with pytest.raises(UserError, match=r"refine_1: image 8 is not finite"):
+        check_finite("refine_1", made, 7)
+
+
+def test_a_teacher_that_is_not_a_number_draws_no_id():
+    b = batch()
+    head = b.models.teacher.head_LHV
+    head[...] = head[...].at[3].set(jnp.nan)
+    ids = np.asarray(ways.parse("teacher_ar").draw(b).ids_BL)
+    assert (ids[:, 3] == -1).all() and (ids[:, :3] >= 0).all()
