@@ -144,6 +144,15 @@ def test_steps_within_a_prefix_are_left_out(ranks):
     np.testing.assert_array_equal(drawn.ids_BL[:, :3], b.prefix_BP)
 
 
+def test_the_first_steps_are_taken_and_log_probs_are_of_the_last(ranks):
+    b, way = batch(), ways.parse("student_2step")
+    drawn = way.draw(b)
+    np.testing.assert_array_equal(drawn.ids_BL, by_student(b, (0, 1)))
+    p = np.exp(np.asarray(way.log_probs(b, drawn), np.float64))
+    odds = np.exp(np.asarray(drawn.logits_BLV, np.float64))
+    np.testing.assert_allclose(p, odds / odds.sum(-1, keepdims=True), rtol=1e-4, atol=1e-7)
+
+
 def test_refinement_begins_with_the_student_or_with_whole_images(ranks):
     for b in (batch(), batch(prefix_groups=4)):
         start = b.prefix_BP if b.prefix_BP.size else by_student(b, (0,))
