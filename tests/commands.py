@@ -1,27 +1,90 @@
-"""Commands as a user types them: in processes of their own, on the job of `tests.tiny`."""
+"""Commands as a user types them, on the job of `tests.tiny`: each in a process of its own.
 
+It is forked from one that has imported the libraries (`tests.libraries`), which takes longer than
+most of what is asked of a command. `launch/local.sh`, the demo and the campaign start them anew.
+"""
+
+import multiprocessing
+import os
+import runpy
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
+_FORKS = multiprocessing.get_context("forkserver")
+_FORKS.set_forkserver_preload(["tests.libraries"])
+
+
+class Command:
+    """A process as of `subprocess.Popen`, with both its outputs in one file.
+
+    Args:
+      target: a module, or a script as a path from the root of the repository.
+      arguments: the words behind it.
+    """
+
+    def __init__(self, target, *arguments):
+        self._output = tempfile.NamedTemporaryFile("r")  # noqa: SIM115
+        words = [str(word) for word in (target, *arguments)]
+        self._process = _FORKS.Process(
+            target=_become, args=(words, self._output.name, dict(os.environ))
+        )
+        self._process.start()
+
+    def poll(self):
+        return self._process.exitcode
+
+    returncode = property(poll)
+
+    def send_signal(self, number):
+        if self.poll() is None:
+            os.kill(self._process.pid, number)
+
+    def communicate(self, timeout=None):
+        self._process.join(timeout)
+        if self.poll() is None:
+            self._process.kill()
+            raise subprocess.TimeoutExpired(self._process.name, timeout, self._output.read())
+        return self._output.read(), None
+
+
+def _become(words, output, environment):
+    with open(output, "wb") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    os.environ.update(environment)
+    os.chdir(ROOT)
+    sys.argv = words
+    if words[0].endswith(".py"):
+        sys.path.insert(0, str(Path(words[0]).parent.absolute()))
+        runpy.run_path(words[0], run_name="__main__")
+    else:
+        sys.path.insert(0, str(ROOT))
+        runpy.run_module(words[0], run_name="__main__", alter_sys=True)
 
 
 def start(workdir, *overrides, module="main", config="tests/tiny.py"):
-    command = [sys.executable, "-m", f"ddjax.{module}", f"--config={config}", *overrides]
+    words = [f"ddjax.{module}", f"--config={config}", *overrides]
     if module != "benchmark":
-        command.append(f"--workdir={workdir}")
-    return subprocess.Popen(
-        command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    )
+        words.append(f"--workdir={workdir}")
+    return Command(*words)
+
+
+def call(target, *arguments):
+    """Exit code and output."""
+    command = Command(target, *arguments)
+    output, _ = command.communicate(timeout=400)
+    return command.returncode, output
 
 
 def run(workdir, *overrides, **options):
     """Exit code and output."""
-    process = start(workdir, *overrides, **options)
-    output, _ = process.communicate(timeout=400)
-    return process.returncode, output
+    command = start(workdir, *overrides, **options)
+    output, _ = command.communicate(timeout=400)
+    return command.returncode, output
 
 
 def wait_for(process, path, seconds=200):

@@ -19,6 +19,7 @@ from conversion.read import read
 from conversion.torch_to_flax import convert, restore
 from ddjax.runtime.errors import UserError
 from ddjax.storage import files, model_folder
+from tests.commands import call
 from tests.golden_checkpoints import checkpoint
 
 CASES = {
@@ -368,26 +369,20 @@ def test_a_folder_whose_config_is_not_its_weights_goes_back_to_nothing(tmp_path)
 
 @pytest.mark.slow
 def test_the_command(tmp_path, monkeypatch):
-    """As a user types it: there and back, and one line for what is wrong."""
+    """As a user types it, beside an accelerator; and one line for what is wrong."""
     file = saved(tmp_path / "tiny.pt", {"model": state()})
     script = Path(torch_to_flax.__file__)
-
-    def command(*arguments):
-        return subprocess.run(
-            [sys.executable, script, *arguments], capture_output=True, text=True, cwd=tmp_path
-        )
-
-    done = command("--model=llamagen", f"--checkpoint={file}", f"--output={tmp_path / 'm'}",
-                   "--num_heads=2", "--grid=2")
+    monkeypatch.setenv("JAX_PLATFORMS", "cuda")  # an accelerator that is in use, or not there
+    done = subprocess.run(
+        [sys.executable, script, "--model=llamagen", f"--checkpoint={file}",
+         f"--output={tmp_path / 'm'}", "--num_heads=2", "--grid=2"],
+        capture_output=True, text=True, cwd=tmp_path,
+    )
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.count("\n") == 1 and "heads=2" in done.stdout
-    monkeypatch.setenv("JAX_PLATFORMS", "cuda")  # an accelerator that is in use, or not there
-    other = command("--model=llamagen", f"--checkpoint={file}", f"--output={tmp_path / 'n'}",
-                    "--num_heads=2", "--grid=2")
-    assert (other.returncode, other.stderr) == (0, "")
-    wrong = command("--model=llamagem", f"--checkpoint={file}")
-    assert wrong.returncode == 1 and wrong.stderr.count("\n") == 1
-    assert "llamagem" in wrong.stderr
-    wrong = command("--model=llamagen", f"--checkpoint={file}", "--grid=large")
-    assert (wrong.returncode, wrong.stderr) == (
+    monkeypatch.undo()
+    code, output = call(script, "--model=llamagem", f"--checkpoint={file}")
+    assert code == 1 and output.count("\n") == 1 and "llamagem" in output
+    code, output = call(script, "--model=llamagen", f"--checkpoint={file}", "--grid=large")
+    assert (code, output) == (
         1, "error: flag --grid=large: expected a whole number, got 'large'\n")

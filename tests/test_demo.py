@@ -5,8 +5,6 @@ import io
 import json
 import re
 import socket
-import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
@@ -26,7 +24,7 @@ from ddjax.pipeline import Pipeline
 from ddjax.runtime.errors import UserError
 from ddjax.storage import model_folder
 from tests import tiny
-from tests.commands import ROOT
+from tests.commands import call
 
 
 @pytest.fixture(scope="module")
@@ -253,8 +251,6 @@ def test_who_can_reach_the_page_is_said():
     (("--workdir=nowhere", "--student=x"), "--workdir: got model folders too"),
 ])
 def test_a_command_that_cannot_start_ends_in_one_line(given, message):
-    done = subprocess.run(
-        [sys.executable, "-m", "ddjax.demo", *given], cwd=ROOT, text=True, capture_output=True
-    )
-    assert done.returncode == 1
-    assert re.fullmatch(f"error: {message}.*\n", done.stderr), done.stderr
+    code, output = call("ddjax.demo", *given)
+    assert code == 1
+    assert re.fullmatch(f"error: {message}.*\n", output), output

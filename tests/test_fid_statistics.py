@@ -1,23 +1,19 @@
 """Statistics for FID from PyTorch's files: tensors or arrays, and no code."""
 
 import pickle
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import torch
 
-from tests.commands import ROOT
+from tests.commands import call
 
 MU, SIGMA = np.arange(3.0), np.diag([1.0, 2.0, 3.0])
 
 
 def convert(path):
-    command = [sys.executable, "conversion/fid_statistics.py", f"--checkpoint={path}",
-               f"--output={path.with_suffix('.npz')}"]
-    ended = subprocess.run(command, cwd=ROOT, text=True, capture_output=True)
-    return ended.returncode, ended.stdout + ended.stderr
+    return call("conversion/fid_statistics.py", f"--checkpoint={path}",
+                f"--output={path.with_suffix('.npz')}")
 
 
 class Code:

@@ -1,8 +1,6 @@
 """python -m ddjax.metrics as a user has it: figures, how they were made, warnings, refusals."""
 
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -11,16 +9,14 @@ from PIL import Image
 
 from ddjax.models.classifier import Classifier, ClassifierConfig
 from ddjax.storage import model_folder
-from tests.commands import ROOT
+from tests.commands import call
 
 pytestmark = pytest.mark.slow
 RNG = np.random.default_rng(0)
 
 
 def run(*arguments):
-    command = [sys.executable, "-m", "ddjax.metrics", *map(str, arguments)]
-    ended = subprocess.run(command, cwd=ROOT, text=True, capture_output=True)
-    return ended.returncode, ended.stdout + ended.stderr
+    return call("ddjax.metrics", *arguments)
 
 
 @pytest.fixture(scope="module")

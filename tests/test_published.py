@@ -1,23 +1,22 @@
 """What a user of published weights does: convert, make pairs, distil, evaluate, draw."""
 
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 
-from tests.commands import ROOT, run
+from tests.commands import call, run
 from tests.golden_checkpoints import checkpoint
 
 pytestmark = pytest.mark.slow
 
 
 def convert(folder, model, name, *flags, source=None):
-    command = [sys.executable, "conversion/torch_to_flax.py", f"--model={model}",
-               f"--checkpoint={source or checkpoint(name)}", f"--output={folder / name}", *flags]
-    made = subprocess.run(command, cwd=ROOT, text=True, capture_output=True)
-    assert made.returncode == 0, made.stdout + made.stderr
+    code, output = call(
+        "conversion/torch_to_flax.py", f"--model={model}",
+        f"--checkpoint={source or checkpoint(name)}", f"--output={folder / name}", *flags,
+    )
+    assert code == 0, output
     return folder / name
 
 

@@ -4,12 +4,11 @@ import json
 import shutil
 import signal
 import subprocess
-import sys
 
 import pytest
 
 from ddjax.storage import model_folder
-from tests.commands import ROOT, run, start, wait_for
+from tests.commands import call, run, start, wait_for
 from tests.test_storage import flip_byte
 from tests.test_train import losses
 
@@ -121,11 +120,8 @@ def test_a_damaged_shard_stops_the_next_stage_and_is_made_again(finished, folder
     code, output = run(root, "--config.stages=distill")
     assert code == 1
     assert "pairs-00001.array_record is damaged" in output and "Traceback" not in output
-    command = f"python -m ddjax.pairs repair {root}"
-    assert command in output
-    repaired = subprocess.run(
-        [sys.executable, *command.split()[1:]], cwd=ROOT, text=True, capture_output=True
-    )
-    assert repaired.returncode == 0, repaired.stderr
-    assert "repaired: pairs-00001.array_record;" in repaired.stdout
+    assert f"python -m ddjax.pairs repair {root}" in output
+    code, output = call("ddjax.pairs", "repair", root)
+    assert code == 0, output
+    assert "repaired: pairs-00001.array_record;" in output
     assert shard.read_bytes() == (whole / "pairs" / shard.name).read_bytes()

@@ -1,8 +1,6 @@
 """The T5 encoder against the PyTorch one of transformers, from its weights and from its files."""
 
 import json
-import subprocess
-import sys
 import tracemalloc
 
 import jax
@@ -19,7 +17,7 @@ from conversion.torch_to_flax import convert
 from ddjax.models import t5
 from ddjax.runtime.errors import UserError
 from ddjax.storage import model_folder
-from tests.commands import ROOT
+from tests.commands import call
 
 # Width, heads, width of a head, layers, width inside: heads times their width is not the width.
 CASES = {"narrow": (24, 3, 8, 2, 40), "wide": (16, 2, 16, 3, 24), "deep": (32, 4, 4, 5, 64),
@@ -140,11 +138,9 @@ def test_a_folder_of_parts_with_a_decoder(suffix, tmp_path):
     """By the command: the decoder is left out, the second name of the embedding is known."""
     model = original("narrow", decoder=True)
     folder = sharded(tmp_path / "flan-t5-tiny", model.state_dict(), suffix)
-    done = subprocess.run(
-        [sys.executable, "conversion/torch_to_flax.py", "--model=t5", f"--checkpoint={folder}/",
-         f"--output={tmp_path / 'out'}"], cwd=ROOT, text=True, capture_output=True,
-    )
-    assert done.returncode == 0, done.stderr
+    code, output = call("conversion/torch_to_flax.py", "--model=t5", f"--checkpoint={folder}/",
+                        f"--output={tmp_path / 'out'}")
+    assert code == 0, output
     assert_features(load(tmp_path / "out"), model)
 
 

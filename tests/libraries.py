@@ -1,0 +1,17 @@
+"""What the commands import of others, some of it only where it is needed: see `tests.commands`.
+
+No module of the project that defines flags, since a command defines them once.
+"""
+
+import clu.metric_writers
+import grain
+import matplotlib.pyplot
+import orbax.checkpoint
+import sklearn.datasets
+import torch
+
+import ddjax.cli
+import ddjax.stages.registry
+import ddjax.stages.running
+
+__all__ = ["clu", "ddjax", "grain", "matplotlib", "orbax", "sklearn", "torch"]
