@@ -55,13 +55,13 @@ def play(number: int, seed: int, arena: Arena) -> Round:
         fault = inflict(arena, rng)
     except Skipped as reason:
         return Round(number, kind, "", SKIPPED, str(reason))
-    outcome, detail = (CRASH, fault.failure) if fault.failure else settle(fault, arena.cache)
+    outcome, detail = (CRASH, fault.failure) if fault.failure else settle(fault)
     return Round(number, kind, fault.text, outcome, detail)
 
 
-def settle(fault: Fault, cache: Path) -> tuple[str, str]:
+def settle(fault: Fault) -> tuple[str, str]:
     """Run the command again, with what it advises, until it ends well or advises no more."""
-    job, flags, told = Job(fault.root, cache), fault.flags, []
+    job, flags, told = Job(fault.root), fault.flags, []
     while flags is not None and len(told) < PATIENCE:
         before = digests(fault.root)
         end = job.run(*flags, devices=fault.devices)
@@ -147,13 +147,16 @@ def report(content: dict[str, Any]) -> str:
 def campaign(numbers: Iterable[int], seed: int) -> list[Round]:
     """Play these rounds; the folders of bad ones stay."""
     folder = Path(tempfile.mkdtemp(prefix="ddjax-campaign-"))
-    cache = Path(os.environ.get("JAX_COMPILATION_CACHE_DIR", folder / "cache"))
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(folder / "cache"))
+    # Most of a tiny run is compiling, and all rounds share the cache.
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
     begin, rounds = time.monotonic(), []
-    reference = make_reference(folder / "reference", cache)
+    reference = make_reference(folder / "reference")
     print(f"undisturbed run: {time.monotonic() - begin:.0f} s, in {folder}", flush=True)
     for number in numbers:
         begin, bad = time.monotonic(), True
-        arena = Arena(reference, folder / f"round-{number}", cache)
+        arena = Arena(reference, folder / f"round-{number}")
         try:
             rounds.append(play(number, seed, arena))
             bad = rounds[-1].outcome in BAD

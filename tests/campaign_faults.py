@@ -36,14 +36,13 @@ class Arena(NamedTuple):
 
     reference: Reference
     folder: Path
-    cache: Path
 
     def begin(self, moment: str | None) -> Job:
         """The workdir as a kill at this moment would have left it; None: there is none."""
         root = self.folder / "run"
         if moment is not None:
             shutil.copytree(self.reference.state(moment), root)
-        return Job(root, self.cache)
+        return Job(root)
 
     @property
     def disk(self) -> Path:
@@ -220,7 +219,7 @@ def full_disk(arena: Arena, rng: random.Random) -> Fault:
         raise Skipped("mounting a small file system needs root")
     root = disk / "run"
     shutil.copytree(state, root)
-    end = Job(root, arena.cache).run()
+    end = Job(root).run()
     _mount(disk, "remount,size=100m")
     full = end.code == 1 and len(end.errors) == 1 and "error: the disk is full" in end.errors[0]
     failure = "" if full or (end.code == 0 and not end.errors) else str(end)

@@ -7,7 +7,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -15,7 +14,8 @@ from typing import NamedTuple
 import numpy as np
 import safetensors.numpy
 
-REPOSITORY = Path(__file__).parent.parent
+from tests.commands import Command
+
 MODELS = ("tokenizer", "teacher", "distill")
 
 # What appears in the course of a run, in this order: the moments of faults.
@@ -50,16 +50,21 @@ class Job:
 
     Args:
       root: the workdir.
-      cache: of compiled programs, shared by all rounds: most of a tiny run is compiling.
     """
 
-    def __init__(self, root: Path, cache: Path) -> None:
-        self.root, self._cache = root, cache
+    def __init__(self, root: Path) -> None:
+        self.root = root
 
-    def start(self, *flags: str, devices: int = 1) -> subprocess.Popen:
+    def start(self, *flags: str, devices: int = 1) -> Command:
         """Start the command."""
-        command = ["ddjax.main", "--config=tests/campaign_job.py", f"--workdir={self.root}", *flags]
-        return self._start(command, devices)
+        environment = {}
+        if devices > 1:
+            flag = f"--xla_force_host_platform_device_count={devices}"
+            environment["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip()
+        return Command(
+            "ddjax.main", "--config=tests/campaign_job.py", f"--workdir={self.root}", *flags,
+            errors=True, environment=environment,
+        )
 
     def run(self, *flags: str, devices: int = 1) -> Ended:
         """The command from start to end."""
@@ -67,25 +72,10 @@ class Job:
 
     def repair(self) -> Ended:
         """What the command tells to do with damaged pairs."""
-        return ended(self._start(["ddjax.pairs", "repair", str(self.root)], 1))
-
-    def _start(self, command: list[str], devices: int) -> subprocess.Popen:
-        environment = {
-            **os.environ,
-            "JAX_COMPILATION_CACHE_DIR": str(self._cache),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-        }
-        if devices > 1:
-            flag = f"--xla_force_host_platform_device_count={devices}"
-            environment["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip()
-        return subprocess.Popen(
-            [sys.executable, "-m", *command], cwd=REPOSITORY, env=environment, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        )
+        return ended(Command("ddjax.pairs", "repair", self.root, errors=True))
 
 
-def ended(process: subprocess.Popen, limit: float = LIMIT) -> Ended:
+def ended(process: Command, limit: float = LIMIT) -> Ended:
     """Wait for the end; one that hangs is killed."""
     try:
         _, errors = process.communicate(timeout=limit)
@@ -97,7 +87,7 @@ def ended(process: subprocess.Popen, limit: float = LIMIT) -> Ended:
     return Ended(code, [line for line in lines if line.strip() and not re.search(r"\d%\|", line)])
 
 
-def wait_for(process: subprocess.Popen, path: Path) -> None:
+def wait_for(process: Command, path: Path) -> None:
     """Until a file or folder is there, or the process has ended."""
     end = time.monotonic() + LIMIT
     while not path.exists() and process.poll() is None and time.monotonic() < end:
@@ -115,7 +105,7 @@ class Reference(NamedTuple):
         return self.folder / moment.replace("/", "-")
 
 
-def make_reference(folder: Path, cache: Path) -> Reference:
+def make_reference(folder: Path) -> Reference:
     """Run the command undisturbed; it is only held for as long as its workdir is copied.
 
     Raises:
@@ -123,7 +113,7 @@ def make_reference(folder: Path, cache: Path) -> Reference:
     """
     reference = Reference(folder, {})
     root = reference.state("finished")
-    process = Job(root, cache).start()
+    process = Job(root).start()
     for moment in MOMENTS[:-1]:
         wait_for(process, root / moment)
         if process.poll() is None:

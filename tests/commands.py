@@ -1,12 +1,13 @@
 """Commands as a user types them, on the job of `tests.tiny`: each in a process of its own.
 
 It is forked from one that has imported the libraries (`tests.libraries`), which takes longer than
-most of what is asked of a command. `launch/local.sh`, the demo and the campaign start them anew.
+most of what is asked of a command. `launch/local.sh` and the demo are started as from a shell.
 """
 
 import multiprocessing
 import os
 import runpy
+import signal
 import subprocess
 import sys
 import tempfile
@@ -19,19 +20,21 @@ _FORKS.set_forkserver_preload(["tests.libraries"])
 
 
 class Command:
-    """A process as of `subprocess.Popen`, with both its outputs in one file.
+    """A process with what the tests use of `subprocess.Popen`.
 
     Args:
       target: a module, or a script as a path from the root of the repository.
       arguments: the words behind it.
+      errors: whether standard error is kept apart.
+      environment: beside this process's. JAX has read its own variables before.
     """
 
-    def __init__(self, target, *arguments):
-        self._output = tempfile.NamedTemporaryFile("r")  # noqa: SIM115
+    def __init__(self, target, *arguments, errors=False, environment=()):
+        self._files = [tempfile.NamedTemporaryFile("r") for _ in range(1 + errors)]  # noqa: SIM115
+        names = [file.name for file in self._files]
         words = [str(word) for word in (target, *arguments)]
-        self._process = _FORKS.Process(
-            target=_become, args=(words, self._output.name, dict(os.environ))
-        )
+        given = words, names, {**os.environ, **dict(environment)}
+        self._process = _FORKS.Process(target=_become, args=given, daemon=True)
         self._process.start()
 
     def poll(self):
@@ -43,18 +46,19 @@ class Command:
         if self.poll() is None:
             os.kill(self._process.pid, number)
 
+    def kill(self):
+        self.send_signal(signal.SIGKILL)
+
     def communicate(self, timeout=None):
         self._process.join(timeout)
         if self.poll() is None:
-            self._process.kill()
-            raise subprocess.TimeoutExpired(self._process.name, timeout, self._output.read())
-        return self._output.read(), None
+            raise subprocess.TimeoutExpired(self._process.name, timeout)
+        return (*(file.read() for file in self._files), None)[:2]
 
 
-def _become(words, output, environment):
-    with open(output, "wb") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
+def _become(words, outputs, environment):
+    for number, name in ((1, outputs[0]), (2, outputs[-1])):
+        os.dup2(os.open(name, os.O_WRONLY | os.O_APPEND), number)
     os.environ.update(environment)
     os.chdir(ROOT)
     sys.argv = words

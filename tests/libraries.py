@@ -3,6 +3,8 @@
 No module of the project that defines flags, since a command defines them once.
 """
 
+import gc
+
 import clu.metric_writers
 import grain
 import matplotlib.pyplot
@@ -13,5 +15,7 @@ import torch
 import ddjax.cli
 import ddjax.stages.registry
 import ddjax.stages.running
+
+gc.freeze()  # else each command looks through all of it, and copies what it looks at
 
 __all__ = ["clu", "ddjax", "grain", "matplotlib", "orbax", "sklearn", "torch"]

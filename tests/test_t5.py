@@ -10,7 +10,6 @@ import torch
 import transformers
 from flax import nnx
 from safetensors.torch import save_file
-from transformers.models.t5.modeling_t5 import T5Attention
 
 from conversion.read import shards
 from conversion.torch_to_flax import convert
@@ -86,6 +85,8 @@ def test_features_are_those_of_the_original(name, tmp_path):
 
 def test_buckets_are_those_of_the_original():
     distance = torch.arange(-500, 501)
+    from transformers.models.t5.modeling_t5 import T5Attention  # slow to import
+
     wanted = T5Attention._relative_position_bucket(distance, True, 32, 128).numpy()
     found = t5.position_buckets(501)
     np.testing.assert_array_equal(found[0], wanted[500:])  # the first query, keys behind it
