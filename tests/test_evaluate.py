@@ -29,6 +29,7 @@ def config(**evaluate):
     return tree
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["teacher_ar", "student_1step"])
 def test_what_is_drawn_does_not_depend_on_the_batch(tmp_path, method):
     tree = config(batch=3)

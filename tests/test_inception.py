@@ -50,6 +50,7 @@ def assert_pytorchs(found, tensors):
         assert theirs.std() > 1
 
 
+@pytest.mark.slow
 def test_measures_are_pytorchs_and_in_bfloat16_near(small):
     exact, near = measured(small / "m"), measured(small / "m", "bfloat16")
     assert_pytorchs(exact, inception_torch.state(divisor=8))

@@ -61,6 +61,7 @@ def test_memory_of_the_tiny_job():
     assert training.bytes["activations at their peak"] > 0
 
 
+@pytest.mark.slow
 def test_captions_cost_their_encoder_or_a_cache(tmp_path):
     tree = llamagen_t2i.get_config("tiny").to_dict()
     kept = {**tree, "text": {**tree["text"], "cache": str(tmp_path)}}
@@ -154,6 +155,7 @@ def test_the_command_plans_what_no_machine_holds(capsys):
             report.report(config, 8, "A100-40", share)
 
 
+@pytest.mark.slow
 def test_the_compiler_counts_the_share_of_what_is_trained():
     """Arguments of a step: cut by fsdp what is trained, whole what is frozen."""
     found = {}
@@ -173,6 +175,7 @@ def test_the_compiler_counts_the_share_of_what_is_trained():
     assert found[4].intermediate > 0
 
 
+@pytest.mark.slow
 def test_the_compiled_table_has_both_programs(monkeypatch):
     monkeypatch.setattr(compiled, "simulate", lambda devices: None)  # tests have them already
     rows = report.compiled_table(tiny_config(fsdp=2), 8).splitlines()

@@ -1,10 +1,10 @@
 """SIGTERM and Ctrl-C, also at an awkward moment."""
 
 import signal
-import subprocess
-import sys
 
 import pytest
+
+from tests.commands import Command
 
 COMMAND = """
 import signal, sys, time
@@ -12,6 +12,8 @@ from ddjax import cli
 from ddjax.runtime import preemption
 
 number = signal.Signals[sys.argv.pop()]
+# A shell in the background has Ctrl-C ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 class Finalised:
     def __del__(self):
@@ -47,37 +49,38 @@ def as_in_a_notebook():
     except preemption.Preempted:
         print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)
 
-cli.run({})
+cli.run(vars()[sys.argv.pop()])
 """
 
 
-def run(name, number):
-    # A shell in the background has Ctrl-C ignored.
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        return subprocess.run(
-            [sys.executable, "-c", COMMAND.format(name), number], capture_output=True, text=True
-        )
-    finally:
-        signal.signal(signal.SIGINT, before)
+@pytest.fixture
+def run(tmp_path):
+    """Exit code, standard output and standard error of one of the functions above."""
+    script = tmp_path / "command.py"
+    script.write_text(COMMAND)
+
+    def run(name, number):
+        command = Command(script, name, number, errors=True)
+        output, errors = command.communicate(timeout=100)
+        return command.returncode, output, errors
+
+    return run
 
 
 @pytest.mark.parametrize(("number", "named", "code"), [
     ("SIGTERM", "SIGTERM", 143), ("SIGINT", "Ctrl-C", 130),
 ])
 @pytest.mark.parametrize("name", ["at_once", "within_a_finaliser", "deferred"])
-def test_a_signal_is_one_line(name, number, named, code):
+def test_a_signal_is_one_line(run, name, number, named, code):
     """Within a finaliser Python passes over what is raised, so the notice would be lost."""
-    done = run(name, number)
-    assert done.returncode == code, done.stderr
-    assert done.stderr == f"stopped by {named}; start the same command again to go on\n"
-    assert done.stdout == ("saved\n" if name == "deferred" else "")
+    told = f"stopped by {named}; start the same command again to go on\n"
+    assert run(name, number) == (code, "saved\n" if name == "deferred" else "", told)
 
 
 @pytest.mark.parametrize("number", ["SIGTERM", "SIGINT"])
-def test_a_second_signal_ends_it_at_once_and_one_that_is_ignored_does_nothing(number):
-    assert run("twice", number).returncode == -signal.Signals[number]
+def test_a_second_signal_ends_it_at_once_and_one_that_is_ignored_does_nothing(run, number):
+    assert run("twice", number)[0] == -signal.Signals[number]
     if number == "SIGTERM":
-        assert run("as_in_a_notebook", number).stdout == "saved\nTrue\n"
+        assert run("as_in_a_notebook", number)[1] == "saved\nTrue\n"
     if number == "SIGINT":
-        assert (run("ignored", number).returncode, run("ignored", number).stdout) == (0, "saved\n")
+        assert run("ignored", number)[:2] == (0, "saved\n")

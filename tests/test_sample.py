@@ -234,6 +234,7 @@ def test_onestep_draws_each_position_from_its_marginal(given_class):
         np.testing.assert_allclose(np.mean(mine[:, 0] == mine[:, 1]), (p**2).sum(), atol=0.02)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["teacher_ar", "teacher_involved_1_3", "skip_1", "onestep_class"])
 def test_what_is_drawn_depends_on_the_image_alone(name):
     """Not on the others of its batch."""

@@ -158,6 +158,7 @@ def made(config, root):
     )
 
 
+@pytest.mark.slow
 def test_what_is_measured_against_an_independent_computation(setting):
     """Ten noises of the student and the teacher, ten others of the teacher; 8 devices as one."""
     config, root = setting

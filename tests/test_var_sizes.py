@@ -35,6 +35,7 @@ def test_parameter_counts(depth, published, students):
         assert count(var.VARStudent, depth) == pytest.approx(students, rel=5e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "name", "others"),
     [("var", "var", ["var_vqvae"]), ("var_student", "dd_var", []),
