@@ -6,7 +6,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
-import scipy.ndimage
+import scipy
 
 from ddjax.config.schema import FOLDER, SHAPES, TFDS, DataSection
 from ddjax.data import prepared, shapes

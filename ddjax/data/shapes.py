@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-import scipy.ndimage
+import scipy  # which imports ndimage, that few commands need, where it is used
 
 SIDE = 32
 

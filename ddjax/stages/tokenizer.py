@@ -6,8 +6,8 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.stats
 from flax import nnx
+from scipy.special import entr
 
 from ddjax.config.schema import Config, TokenizerSection
 from ddjax.data.sources import some_of, whole
@@ -143,7 +143,7 @@ def run(config: Config, directory: Path) -> str:
     where = " on images it has not seen" if section.hold_out else ""
     return f"{section.train.steps} steps; squared error {error:.4f}{where}; " \
         f"{np.count_nonzero(count_V)} of {section.model.vocab_size} codes in use, as many as " \
-        f"{np.exp(scipy.stats.entropy(count_V)):.0f} used alike"
+        f"{np.exp(entr(count_V / count_V.sum()).sum()):.0f} used alike"
 
 
 def side_by_side(model: Tokenizer, shown: np.ndarray) -> np.ndarray:
