@@ -23,10 +23,10 @@ os.environ["NPROC"] = "64"
 jax.config.update("jax_cpu_enable_async_dispatch", False)
 
 
-# Files that take a minute or more, the longest first.
+# Files that take half a minute or more, the longest first.
 LONGEST = (
-    "test_quality", "test_published", "test_hosts", "test_stops", "test_ablate", "test_campaign",
-    "test_main", "test_demo_page", "test_tokenizer", "test_own_job",
+    "test_quality", "test_published", "test_hosts", "test_ablate", "test_main", "test_campaign",
+    "test_own_job", "test_tokenizer", "test_stops", "test_demo_page",
 )
 
 
@@ -41,7 +41,7 @@ def pytest_collection_finish():
     """What was imported stays, and tracing makes little garbage: a tenth of the time went there."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(100_000, 50, 100)
+    gc.set_threshold(100_000, 20, 20)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -65,6 +65,7 @@ def programs_of_one_file():
     """Dropped at its end: a process may hold 65,530 memory maps, then compiling crashes."""
     yield
     jax.clear_caches()
+    gc.collect()
 
 
 @pytest.fixture(scope="module")
