@@ -16,6 +16,9 @@ from ddjax.storage.files import atomic
 
 DPI = 150
 
+# Inches for the names of rows.
+NAMES = 1.6
+
 # Inches that a character and a line of a caption take, and characters that always fit.
 CHARACTER, LINE, SHORT = 0.073, 0.13, 10
 
@@ -57,26 +60,34 @@ def labelled_grid(
         side = max(side, 1.0)
     captions = [[_wrapped(caption, side) for caption in names] for names in captions]
     lines = max((1 + caption.count("\n") for names in captions for caption in names), default=1)
-    columns, above = max(map(len, rows.values())), LINE * (lines - 1)
+    above = LINE * (lines - 1)
     space = 0.06 if len(captions) == 1 else 0.35 + above / side
-    height = side * (1 + space) * len(rows) + 0.7 + above
-    figure, axes = plt.subplots(
-        len(rows), columns, squeeze=False, figsize=(side * columns + 1.6, height),
-        # Inches for the title and the captions under it, however few rows there are.
-        gridspec_kw={"wspace": 0.06, "hspace": space, "top": 1 - (0.55 + above) / height,
-                     "bottom": 0.1 / height},
-    )
-    for axis in axes.flat:
-        axis.set(xticks=[], yticks=[])
-        axis.spines[:].set_visible(False)
-    for row, (name, images) in zip(axes, rows.items(), strict=True):
-        for axis, image in zip(row, to_unit(images), strict=False):
-            axis.imshow(image.squeeze(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-        row[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=8)
-    for row, names in zip(axes, captions, strict=False):
-        for axis, caption in zip(row, names, strict=False):
-            axis.set_title(caption, fontsize=8, pad=3, parse_math=False)
-    figure.suptitle(title, fontsize=9, y=1 - 0.1 / height, va="top")
+    right, down, first = side * 1.06, side * (1 + space), 0.55 + above
+    width, height = NAMES + right * max(map(len, rows.values())), first + down * len(rows)
+    # All in one axis, in inches: an axis for each image takes seconds.
+    figure = plt.figure(figsize=(width, height))
+    axis = figure.add_axes((0, 0, 1, 1))
+    for row, (name, images) in enumerate(rows.items()):
+        top = first + row * down
+        axis.text(
+            NAMES - 0.06, top + side / 2, name, ha="right", va="center", fontsize=8,
+            parse_math=False,
+        )
+        for column, image in enumerate(to_unit(images)):
+            left = NAMES + column * right
+            axis.imshow(
+                image.squeeze(), cmap="gray", vmin=0, vmax=1, interpolation="nearest",
+                extent=(left, left + side, top + side, top),
+            )
+    for row, names in enumerate(captions):
+        for column, caption in enumerate(names):
+            axis.text(
+                NAMES + column * right + side / 2, first + row * down - 0.04, caption, ha="center",
+                va="bottom", fontsize=8, parse_math=False,
+            )
+    axis.text((NAMES + width) / 2, 0.1, title, ha="center", va="top", fontsize=9)
+    axis.set(xlim=(0, width), ylim=(height, 0), aspect="auto")
+    axis.axis("off")
     write(figure, path)
 
 
