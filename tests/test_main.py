@@ -121,7 +121,7 @@ def test_a_config_or_workdir_of_something_else_is_one_line(folder, tmp_path):
     file.write_text("def get_config():\n    return 3\n")
     for options, wanted in (
         ({"config": file}, f"error: --config={file}: get_config gave 3, must be"),
-        ({}, f"error: {file}/run/tokenizer/settings.json: Not a directory"),
+        ({}, f"error: {file}/run/distill/finished.json: Not a directory"),
     ):
         code, output = run(file / "run", **options)
         assert code == 1 and wanted in output and "Traceback" not in output
