@@ -20,7 +20,7 @@ except ModuleNotFoundError:
 
 import numpy as np
 from absl import flags
-from numpy.core.multiarray import _reconstruct
+from numpy._core.multiarray import _reconstruct
 
 from conversion.read import load_tree
 from ddjax import cli
@@ -63,7 +63,11 @@ def main() -> None:
 def _found(file: Path, tree: Any) -> tuple[np.ndarray, np.ndarray]:
     for names in _NAMES:
         if isinstance(tree, Mapping) and all(name in tree for name in names):
-            mu, sigma = (np.asarray(tree[name], np.float64) for name in names)
+            try:
+                mu, sigma = (np.asarray(tree[name], np.float64) for name in names)
+            except (TypeError, ValueError, RuntimeError) as error:
+                wanted = f"{' and '.join(names)} must be arrays of numbers"
+                raise UserError(f"{file}: {wanted} ({str(error).partition('.')[0]})") from None
             return mu, sigma
     keys = ", ".join(map(str, tree)) if isinstance(tree, Mapping) else type(tree).__name__
     raise UserError(f"{file} has {keys or 'nothing'}; needs m and s, or mu and sigma")

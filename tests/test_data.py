@@ -57,7 +57,8 @@ def test_idx_files_are_read_and_resized(folder):
 def test_damaged_or_missing_idx_files_are_named(folder):
     file = folder / "train-images-idx3-ubyte.gz"
     whole = gzip.decompress(file.read_bytes())
-    for content in (whole[:-1], whole[:2], b"", b"PK" + whole):
+    negative = idx(np.zeros((0,), np.uint8))[:4] + struct.pack(">i", -1)
+    for content in (whole[:-1], whole[:2], whole[:6], b"", b"PK" + whole, negative):
         file.write_bytes(gzip.compress(content))
         with pytest.raises(UserError, match=r"ubyte\.gz is not a whole IDX file"):
             datasets.load(fashion(folder))

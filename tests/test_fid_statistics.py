@@ -41,6 +41,7 @@ def test_tensors_and_arrays_and_nothing_else(tmp_path):
         ("b", {"m": MU, "s": Code()}, "holds code"),
         ("c", {"m": MU, "s": np.full((3, 3), np.nan)}, "sigma has values that are not finite"),
         ("d", {"m": MU, "s": np.array([Code()], object)}, "d.pth"),
+        ("f", {"m": MU, "s": "none"}, "f.pth: m and s must be arrays of numbers"),
     ):
         torch.save(tree, tmp_path / f"{name}.pth")
         code, output = convert(tmp_path / f"{name}.pth")

@@ -67,6 +67,14 @@ def test_a_truncated_file_is_named(tmp_path, ending):
         image_files.read(path)
 
 
+def test_a_program_under_an_image_s_name_is_not_run(tmp_path, monkeypatch):
+    """Pillow tells files by their content, and gives PostScript to Ghostscript."""
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *given: pytest.fail("it was run"))
+    Image.new("RGB", (5, 7)).save(tmp_path / "a.png", format="eps")
+    with pytest.raises(UserError, match=r"a\.png cannot be read as an image"):
+        image_files.read(tmp_path / "a.png")
+
+
 def test_text_is_no_image(tmp_path):
     (tmp_path / "a.png").write_text("<svg/>")
     with pytest.raises(UserError, match=r"a\.png"):

@@ -108,6 +108,34 @@ def test_a_truncated_npz_is_named(tmp_path):
         open_images(path).take(np.arange(6))
 
 
+def claiming(path, name, shape):
+    """An archive whose array has only a header."""
+    with zipfile.ZipFile(path, "w") as archive, archive.open(name, "w") as file:
+        header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
+    return path
+
+
+def encrypted(path):
+    """An archive whose first record says that it needs a password."""
+    content = bytearray(path.read_bytes())
+    content[6] |= 1
+    content[content.find(b"PK\x01\x02") + 8] |= 1
+    path.write_bytes(content)
+    return path
+
+
+def test_an_npz_that_would_fill_memory_or_needs_a_password_is_named(tmp_path):
+    large = claiming(tmp_path / "large.npz", "mu.npy", (10**15,))
+    with pytest.raises(UserError, match=r"large\.npz cannot be read as \.npz \(Unable to allocate"):
+        statistics_files.read(large)
+    secret = encrypted(claiming(tmp_path / "secret.npz", "arr_0.npy", LEVELS.shape))
+    with pytest.raises(UserError, match=r"secret\.npz cannot be read as \.npz \(.*password"):
+        open_images(secret)
+    with pytest.raises(UserError, match=r"mu\.npz cannot be read as \.npz \(.*password"):
+        statistics_files.read(encrypted(claiming(tmp_path / "mu.npz", "mu.npy", (3,))))
+
+
 def test_digests_tell_sets_apart(folder, tmp_path):
     before = image_sets.digest(folder, "key")
     assert image_sets.digest(folder, "key") == before
@@ -157,6 +185,8 @@ def test_our_own_statistics_say_what_they_are_of(tmp_path):
     ({"sigma": np.array([[1.0, 2], [0, 1]])}, r"sigma is no covariance: not symmetric"),
     ({"sigma": -np.eye(2)}, r"sigma is no covariance: .* negative"),
     ({"sigma": np.array([None, {}], object)}, r"cannot be read as \.npz"),
+    ({"count": np.zeros(3)}, r"count is float64 \[3\], must be a whole number"),
+    ({"count": np.array("many")}, r"count is str128 \[\], must be a whole number"),
 ])
 def test_statistics_that_are_none_are_refused(tmp_path, arrays, message):
     path = saved(tmp_path / "x.npz", **{"mu": np.zeros(2), "sigma": np.eye(2), **arrays})

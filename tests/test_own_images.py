@@ -120,12 +120,19 @@ def test_unreadable_files_are_left_out_up_to_a_share(tmp_path):
         datasets.source(section(tmp_path, 1, skip_at_most=0.09))
 
 
-def test_a_damaged_cache_is_named(tmp_path):
+@pytest.mark.parametrize(("name", "content"), [
+    ("pixels", lambda whole: whole[:-1]), ("pixels", None), ("about.json", None),
+    ("about.json", lambda whole: whole[:-1]), ("about.json", lambda whole: b"{}"),
+])
+def test_a_damaged_cache_is_named(tmp_path, name, content):
     folder(tmp_path / "images", {"": 4})
     datasets.source(section(tmp_path, 1))
-    pixels = next((tmp_path / "cache").glob("*/pixels"))
-    pixels.write_bytes(pixels.read_bytes()[:-1])
-    with pytest.raises(UserError, match=str(pixels.parent)):
+    path = next((tmp_path / "cache").glob(f"*/{name}"))
+    whole = path.read_bytes()
+    path.unlink()
+    if content:
+        path.write_bytes(content(whole))
+    with pytest.raises(UserError, match=f"{path.parent} is damaged; remove it"):
         datasets.source(section(tmp_path, 1))
 
 

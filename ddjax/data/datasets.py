@@ -1,6 +1,7 @@
 """Data sets by name: scikit-learn's digits, Fashion-MNIST, shapes with captions, a folder, TFDS."""
 
 import gzip
+import math
 import zlib
 from pathlib import Path
 
@@ -107,14 +108,15 @@ def _idx(folder: Path, name: str) -> np.ndarray:
 
 
 def _parse_idx(path: Path) -> np.ndarray:
-    """An IDX file of bytes: 0, 0, 8, number of axes, each axis as a big-endian int32, data."""
+    """An IDX file of bytes: 0, 0, 8, number of axes, each axis as a big-endian uint32, data."""
     try:
         content = path.read_bytes()
         content = gzip.decompress(content) if path.suffix == ".gz" else content
     except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"{path} cannot be read: {error}") from None
+        raise UserError(f"{path} cannot be read ({error}); get it again") from None
     axes = content[3] if content[:3] == b"\x00\x00\x08" else 0
-    shape = np.frombuffer(content[4 : 4 + 4 * axes], ">i4").astype(np.int64)
-    if not axes or len(content) != 4 + 4 * axes + np.prod(shape):
-        raise UserError(f"{path} is not a whole IDX file of bytes")
-    return np.frombuffer(content, np.uint8, offset=4 + 4 * axes).reshape(shape)
+    start = 4 + 4 * axes
+    shape = np.frombuffer(content[4:start], ">u4").tolist() if len(content) >= start else [-1]
+    if not axes or len(content) != start + math.prod(shape):
+        raise UserError(f"{path} is not a whole IDX file of bytes; get it again")
+    return np.frombuffer(content, np.uint8, offset=start).reshape(shape)

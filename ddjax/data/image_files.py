@@ -11,6 +11,9 @@ from ddjax.runtime.errors import UserError
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
+# Whatever a file is called, Pillow reads it by its content; of PostScript it would run the program.
+_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
+
 
 class Pixels(NamedTuple):
     """An image, uint8 [H, W, 3], and the mode in which its file holds it, such as CMYK or I;16."""
@@ -42,7 +45,7 @@ def read(path: Path) -> Pixels:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as file:
+            with Image.open(path, formats=_FORMATS) as file:
                 mode = file.mode
                 return Pixels(np.asarray(_rgb(ImageOps.exif_transpose(file))), mode)
     except (

@@ -1,5 +1,6 @@
 """NumPy archives (.npz) of untrusted arrays: no code in them is run, and what is wrong is named."""
 
+import lzma
 import zipfile
 import zlib
 from collections.abc import Collection
@@ -8,6 +9,12 @@ from pathlib import Path
 import numpy as np
 
 from ddjax.runtime.errors import UserError
+
+# What NumPy and zipfile raise of a file that is damaged, encrypted, or claims more than fits.
+UNREADABLE = (
+    OSError, ValueError, TypeError, AttributeError, KeyError, EOFError, RuntimeError, MemoryError,
+    zipfile.BadZipFile, zlib.error, lzma.LZMAError,
+)
 
 
 def read(
@@ -29,7 +36,5 @@ def read(
             return {name: None if name in leave else file[name] for name in file.files}
     except FileNotFoundError:
         raise UserError(f"{where} is missing; {advice}") from None
-    except (
-        OSError, ValueError, TypeError, AttributeError, EOFError, zipfile.BadZipFile, zlib.error
-    ) as error:
+    except UNREADABLE as error:
         raise UserError(f"{where} cannot be read as .npz ({error})") from None

@@ -214,10 +214,14 @@ def _check_skipped(raw: RawImages, skipped: list[list[str]], share: float) -> No
 
 
 def _open(raw: RawImages, config: DataSection, folder: Path) -> Images:
-    about = json.loads((folder / "about.json").read_text())
-    labels = np.array(about["labels"], np.int32)
-    shape = (len(labels), config.image_size, config.image_size, config.image_channels)
-    if (folder / "pixels").stat().st_size != np.prod(shape):
+    try:
+        about = json.loads((folder / "about.json").read_text())
+        labels = np.array(about["labels"], np.int32)
+        shape = (len(labels), config.image_size, config.image_size, config.image_channels)
+        whole = (folder / "pixels").stat().st_size == np.prod(shape)
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        whole = False
+    if not whole:
         raise UserError(f"{folder} is damaged; remove it, and start the same command again")
     _check_skipped(raw, about["skipped"], config.skip_at_most)
     skipped = {name for name, _ in about["skipped"]}

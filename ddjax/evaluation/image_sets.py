@@ -7,13 +7,12 @@ import collections
 import functools
 import hashlib
 import zipfile
-import zlib
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
-from ddjax.data import image_files
+from ddjax.data import image_files, npz
 from ddjax.runtime.errors import UserError
 from ddjax.storage import files
 
@@ -94,7 +93,7 @@ class NpzImages:
             shape, fortran, dtype = read(self._member)
         except KeyError:
             raise UserError(f"{path} has no array arr_0, uint8 images [N, H, W, 3]") from None
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        except npz.UNREADABLE as error:
             raise UserError(f"{path} cannot be read as .npz ({error})") from None
         fits = len(shape) == 4 and shape[-1] in (1, 3) and min(shape) > 0 and not fortran
         if dtype != np.uint8 or not fits:
@@ -117,7 +116,7 @@ class NpzImages:
             if row != self._next:
                 self._member.seek(self._start + row * size)
             content = self._member.read(size)
-        except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        except npz.UNREADABLE as error:
             raise UserError(f"{self.path}: image {row} cannot be read ({error})") from None
         self._next = row + 1
         if len(content) != size:

@@ -6,14 +6,13 @@ counts when all processes have it.
 """
 
 import re
-import zipfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
 import jax
 import numpy as np
 
+from ddjax.data import npz
 from ddjax.evaluation.making import Keep, Making
 from ddjax.runtime import hosts
 from ddjax.runtime.errors import UserError
@@ -126,7 +125,7 @@ class SetFolder:
         try:
             with np.load(path, allow_pickle=False) as found:
                 return {name: found[name] for name in names or found.files if name in found.files}
-        except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+        except npz.UNREADABLE as error:
             raise UserError(
                 f"{path} is damaged or missing ({error}); move {self.directory} aside and start "
                 "the same command again"

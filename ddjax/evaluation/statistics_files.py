@@ -60,10 +60,21 @@ def read(path: Path) -> StatisticsFile:
         )
     named = all(name in arrays for name in Network._fields)
     network = Network(*(str(arrays[name]) for name in Network._fields)) if named else None
-    count = int(arrays["count"]) if "count" in arrays else None
     return StatisticsFile(
-        pooled, _gaussian(path, arrays, "mu_s", "sigma_s"), count, network, has_images
+        pooled, _gaussian(path, arrays, "mu_s", "sigma_s"), _count(path, arrays), network,
+        has_images,
     )
+
+
+def _count(path: Path, arrays: dict[str, np.ndarray]) -> int | None:
+    found = arrays.get("count")
+    if found is None:
+        return None
+    if found.shape or found.dtype.kind not in "iu":
+        raise UserError(
+            f"{path}: count is {found.dtype.name} {list(found.shape)}, must be a whole number"
+        )
+    return int(found)
 
 
 def _gaussian(path: Path, arrays: dict[str, np.ndarray], mean: str, cov: str) -> Gaussian | None:
