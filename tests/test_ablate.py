@@ -381,6 +381,20 @@ def test_the_table_has_means_and_deviations_over_seeds(tmp_path):
     assert results.mean_and_deviation([3.0]) == (3.0, None)
 
 
+@pytest.mark.parametrize(("curve", "wanted"), [
+    ({"step": [1]}, "A figure is of the student of one seed; more --seeds"),
+    (None, "A figure is of one seed; more --seeds"),
+])
+def test_one_seed_is_no_mean(tmp_path, curve, wanted):
+    rows = [{"method": "teacher_ar", "fd_data": [1.0]}]
+    values = [{"value": "1", "curve": curve, "rows": rows}]
+    found = {"name": "small", "seeds": 1, "samples": 7,
+             "ablations": [{"key": "guidance.scale", "values": values}]}
+    results.write(tmp_path, found, "command")
+    report = (tmp_path / "ablation.md").read_text()
+    assert wanted in report and "1 seeds" not in report and "| 1.00 |" in report
+
+
 def test_the_curves_are_drawn(tmp_path, monkeypatch):
     """A row for each ablation; a line and a band for each value; axes have titles."""
     kept = []

@@ -20,19 +20,20 @@ COLUMNS = {
 }
 
 NOTES = """\
-A figure is the mean over students of {seeds} seeds{deviation}. The seed of a student decides the
-order of its pairs and the steps k that it learns them at, the initial weights of what the teacher
-does not have, and the noise that it is judged by. Tokenizer, teacher, pairs and feature net are
-the same for all seeds, and for all variants whose value does not change them. The curves are of
-one-step samples of held-out noise, {samples} each, by the averaged weights; the table is of the
-students at the end, by the stage evaluate.
+{figure}.
+The seed of a student decides the order of its pairs and the steps k that it learns them at, the
+initial weights of what the teacher does not have, and the noise that it is judged by. Tokenizer,
+teacher, pairs and feature net are the same for all seeds, and for all variants whose value does not
+change them. The curves are of one-step samples of held-out noise, {samples} each, by the averaged
+weights; the table is of the students at the end, by the stage evaluate.
 
 ![quality over the steps of training](curves.png)"""
 
 NOTES_WITHOUT_STUDENTS = """\
-A figure is the mean over {seeds} seeds{deviation}. A seed decides the noise that is drawn from;
-tokenizer, teacher and feature net are the same for all seeds, and for all variants whose value
-does not change them. No method of these reads a student, so none was trained.
+{figure}.
+A seed decides the noise that is drawn from; tokenizer, teacher and feature net are the same for all
+seeds, and for all variants whose value does not change them. No method of these reads a student, so
+none was trained.
 
 ![quality over the values](values.png)"""
 
@@ -114,6 +115,14 @@ def _cell(values: list[float] | None, digits: int) -> str:
     return f"{mean:.{digits}f}" + ("" if deviation is None else f" ± {deviation:.{digits}f}")
 
 
+def _about_figures(results: dict[str, Any]) -> str:
+    seeds, trained = results["seeds"], has_curves(results)
+    if seeds == 1:
+        return f"A figure is of {'the student of ' * trained}one seed; more --seeds give deviations"
+    over = f"{'students of ' * trained}{seeds} seeds"
+    return f"A figure is the mean over {over} ± their standard deviation"
+
+
 def write(root: Path, results: dict[str, Any], command: str) -> str:
     """Write ablation.md and ablation.json into the workdir; returns the tables.
 
@@ -123,12 +132,8 @@ def write(root: Path, results: dict[str, Any], command: str) -> str:
       command: that made them.
     """
     tables = "\n\n".join(map(table, results["ablations"]))
-    seeds = results["seeds"]
     notes = NOTES if has_curves(results) else NOTES_WITHOUT_STUDENTS
-    about = notes.format(
-        seeds=seeds, samples=results["samples"],
-        deviation=" ± their standard deviation" if seeds > 1 else "",
-    )
+    about = notes.format(figure=_about_figures(results), samples=results["samples"])
     text = f"# Ablations of {results['name']}\n\n`{command}`\n\n{tables}\n\n{about}\n"
     files.write_json(root / "ablation.json", results)
     with files.atomic(root / "ablation.md") as temporary:
