@@ -51,6 +51,16 @@ def test_a_perceptual_net_may_also_be_left_out():
     assert str(caught.value).endswith(CONVERTER + command + instead)
 
 
+def test_a_tokenizer_s_perceptual_net_is_left_out_by_its_own_key():
+    tree = importlib.import_module("configs.folder").get_config("9").to_dict()
+    tree["data"]["directory"] = "images"
+    config = from_dict(tree)
+    net = dataclasses.replace(config.tokenizer.perceptual_net, weights="nowhere/net")
+    with pytest.raises(UserError) as caught:
+        run_models.check_weights("config.tokenizer.perceptual_net.weights", net)
+    assert str(caught.value).endswith("of a model, or set config.tokenizer.perceptual=0")
+
+
 def test_published_sizes_are_measured_by_inception(tmp_path, monkeypatch):
     """Without its folder a job is refused before its first stage, which takes days."""
     monkeypatch.setattr(running, "run", lambda *given: pytest.fail("a stage was begun"))

@@ -131,7 +131,9 @@ def check_weights(where: str, section: ModelSection) -> str:
         if published:
             command = published.command(section.kind, Path(folder).name, section.model)
             ways.append(f"make it with: {command}")
-        if "perceptual_net" in where:
+        if "tokenizer.perceptual_net" in where:
+            ways.append("set config.tokenizer.perceptual=0")
+        if "distill.perceptual_net" in where:
             ways.append("set config.distill.perceptual=0 and config.student.split to all groups")
         if "evaluate.features" in where:
             ways.append("leave out the stage evaluate and set config.distill.validate_every=0")
