@@ -1,17 +1,20 @@
 """The pipeline: what it draws, from a run and from folders, and what it refuses."""
 
 import dataclasses
+import importlib
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from flax import nnx
 
 import ddjax
 from ddjax.config import from_dict
 from ddjax.method import ways
 from ddjax.method.guidance import Guidance, Guided
+from ddjax.models import MODELS
 from ddjax.pipeline import Pipeline
 from ddjax.runtime.errors import UserError
 from ddjax.stages import pair_generation, sample
@@ -166,6 +169,16 @@ def test_models_from_folders(pipe, tmp_path):
         alone(labels=[3], method="refine_1")
     with pytest.raises(UserError, match=r"give student=FOLDER, teacher=FOLDER or both"):
         Pipeline.from_folders(tmp_path / "tokenizer")
+
+
+def test_folders_of_a_model_of_captions_need_conditions(tmp_path):
+    """There are no classes to ask for, nor captions."""
+    tree = importlib.import_module("configs.llamagen_t2i").get_config("tiny").to_dict()
+    teacher = from_dict(tree).teacher
+    model = MODELS[teacher.kind](teacher.model, rngs=nnx.Rngs(0))
+    model_folder.save(tmp_path / "teacher", teacher.kind, model)
+    with pytest.raises(UserError, match=r"/teacher reads captions; give conditions=, or draw with"):
+        Pipeline.from_folders(tmp_path / "tokenizer", teacher=tmp_path / "teacher")
 
 
 def test_a_folder_that_is_no_workdir_is_refused(tmp_path):

@@ -30,7 +30,7 @@ _PORT = flags.DEFINE_integer("port", 7860, "Of the page", lower_bound=1, upper_b
 def main() -> None:
     """Load the models, open the page, and compile what it draws first."""
     if not importlib.util.find_spec("gradio"):
-        raise UserError("gradio is missing; pip install 'ddjax[demo]'")
+        raise UserError("gradio is missing, which draws the page; pip install -e '.[demo]'")
     at = _ADDRESS.value, _PORT.value
     address.check(*at)
     found = _models()

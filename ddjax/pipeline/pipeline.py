@@ -88,7 +88,7 @@ class Pipeline(Sampler):
           tokenizer: its folder.
           student: likewise.
           teacher: likewise.
-          conditions: of the models; their classes by default.
+          conditions: of the models; their classes by default. Needed for models of captions.
           steps: values of k that the student is sampled with.
           split: the student's first groups that are read from its logits; all by default.
           guidance: how the teacher is sampled; none by default.
@@ -97,7 +97,8 @@ class Pipeline(Sampler):
           batch: images at once.
 
         Raises:
-          UserError: a folder is missing or damaged, or neither student nor teacher is given.
+          UserError: a folder is missing or damaged, neither student nor teacher is given, or
+            conditions are missing.
         """
         folders = {"tokenizer": tokenizer, "student": student, "teacher": teacher}
         if student is None and teacher is None:
@@ -111,6 +112,11 @@ class Pipeline(Sampler):
             return model_folder.load(folders[name], dtype=None if name == "tokenizer" else dtype)
 
         sizes = model_folder.read_sizes(Path(student or teacher))
+        if conditions is None and not sizes.num_classes:
+            raise UserError(
+                f"{student or teacher} reads captions; give conditions=, or draw with a run that "
+                "has a text encoder (Pipeline.from_workdir, or --workdir of ddjax.demo)"
+            )
         split = sizes.groups.count if split is None else split
         settings = Settings(tuple(steps), split, guidance or Guidance(), solver or Solver())
         return cls(load, settings, conditions or Classes(sizes.num_classes), batch)
