@@ -22,6 +22,7 @@ from ddjax.runtime.layout import ParameterLayout
 AXES = ("data", "fsdp")
 BATCH, REPLICATED = PartitionSpec(AXES), PartitionSpec()
 
+
 def make_mesh(fsdp: int, devices: list[jax.Device] | None = None) -> Mesh:
     """Devices / fsdp copies of what is trained, each sharded over fsdp devices.
 
