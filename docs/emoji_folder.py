@@ -42,4 +42,9 @@ def main(target: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    if len(sys.argv) != 2:
+        sys.exit("error: name the folder to make: python docs/emoji_folder.py FOLDER")
+    for needed in (FONT, LIST):
+        if not Path(needed).exists():
+            sys.exit(f"error: {needed} is missing; install the two packages named above")
+    main(sys.argv[1])
