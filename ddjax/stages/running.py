@@ -44,23 +44,7 @@ def settings(
     Raises:
       UserError: a model folder or the file of captions is missing.
     """
-    tree = dataclasses.asdict(config)
-    if config.clip is None:
-        del tree["evaluate"]["clip"]
-    for section in ("tokenizer", "distill"):
-        if not tree[section]["perceptual"]:
-            del tree[section]["perceptual_net"]
-    if not config.distill.keep_best:  # then validation does not decide what is made
-        for key in ("validate_every", "validate_samples", "keep_best"):
-            del tree["distill"][key]
-    if SCORE not in config.distill.method:
-        # Folders of earlier versions do not have these.
-        del tree["distill"]["method"], tree["distill"]["score"]
-    # Nor these.
-    for key in ("perceptual", "revive_every", "hold_out"):
-        if not tree["tokenizer"][key]:
-            del tree["tokenizer"][key]
-    flat = {"seed": config.seed}
+    tree, flat = _deciding(config), {"seed": config.seed}
     todo = [stage]
     for one in todo:
         if one.model and tree[one.model]["weights"]:
@@ -89,6 +73,27 @@ def settings(
     if not config.data.is_prepared:
         flat.pop("data.image_channels", None)
     return json.loads(json.dumps(flat))
+
+
+def _deciding(config: Config) -> dict[str, Any]:
+    """The config as a tree, without keys that decide nothing as they are set."""
+    tree = dataclasses.asdict(config)
+    if config.clip is None:
+        del tree["evaluate"]["clip"]
+    for section in ("tokenizer", "distill"):
+        if not tree[section]["perceptual"]:
+            del tree[section]["perceptual_net"]
+    if not config.distill.keep_best:  # then validation does not decide what is made
+        for key in ("validate_every", "validate_samples", "keep_best"):
+            del tree["distill"][key]
+    if SCORE not in config.distill.method:
+        # Folders of earlier versions do not have these.
+        del tree["distill"]["method"], tree["distill"]["score"]
+    # Nor these.
+    for key in ("perceptual", "revive_every", "hold_out"):
+        if not tree["tokenizer"][key]:
+            del tree["tokenizer"][key]
+    return tree
 
 
 def section_settings(config: Config, names: Iterable[str]) -> dict[str, Any]:
