@@ -81,7 +81,7 @@ def shards(checkpoint: Path) -> list[Path]:
 
 def _indexed(index: Path) -> list[Path]:
     try:
-        names = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
+        names = sorted(set(map(str, json.loads(index.read_text("utf-8"))["weight_map"].values())))
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise UserError(f"{index} is no index of a checkpoint ({error}); get it again") from None
     for name in names:

@@ -178,6 +178,7 @@ def test_the_embedding_under_its_other_name(tmp_path):
     ("model.safetensors.index.json", "[]", r"index\.json is no index of a checkpoint"),
     ("model.safetensors.index.json", '{"weight_map": {"a": "../x.safetensors"}}', r"\.\./x\.safe"),
     ("pytorch_model.bin.index.json", '{"weight_map": {"a": "part-1.bin"}}', r"names part-1"),
+    ("pytorch_model.bin.index.json", '{"weight_map": {"a": 1}}', r"names 1, which is not beside"),
 ])
 def test_folders_that_hold_something_else_are_refused(name, text, message, tmp_path):
     (tmp_path / name).write_text(text)
