@@ -5,16 +5,14 @@ from typing import Any
 
 import numpy as np
 
-from ddjax.config.schema import DataSection
+from ddjax.config.schema import TFDS, DataSection
 from ddjax.data.caption_files import CaptionList, where, whole
 from ddjax.runtime.errors import UserError
-
-_PREFIX = "tfds:"
 
 
 def is_named(captions: str) -> bool:
     """Whether `config.data.captions` names a data set, not a file."""
-    return captions.startswith(_PREFIX)
+    return captions.startswith(TFDS)
 
 
 class CaptionSet(CaptionList):
@@ -29,7 +27,7 @@ class CaptionSet(CaptionList):
     """
 
     def __init__(self, section: DataSection) -> None:
-        name, split = section.captions.removeprefix(_PREFIX), section.captions_split
+        name, split = section.captions.removeprefix(TFDS), section.captions_split
         self._where = where(section.captions)
         self._field = (section.captions_field or "caption").split("/")
         builder = _builder(name, section.directory, self._where)
@@ -66,12 +64,12 @@ class CaptionSet(CaptionList):
 
 def identity(section: DataSection) -> str:
     """What tells the captions of one set from those of another; raises as `CaptionSet`."""
-    name = section.captions.removeprefix(_PREFIX)
+    name = section.captions.removeprefix(TFDS)
     info = _builder(name, section.directory, where(section.captions)).info
     split = section.captions_split
     found = info.splits.get(split)
     sizes = (found.shard_lengths, int(found.num_bytes)) if found else ()
-    return f"{_PREFIX}{info.full_name} {split} {sizes}"
+    return f"{TFDS}{info.full_name} {split} {sizes}"
 
 
 @functools.cache

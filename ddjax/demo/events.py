@@ -60,7 +60,22 @@ class Events:
         self, asked: str, count: int, seed: float | None, ticked: list[str], others: str,
         scale: float, temperature: float, top_k: float, top_p: float,
     ) -> Request:
-        """The request of the fields; see `requests.read`."""
+        """The request of the fields.
+
+        Args:
+          asked: as of `requests.read`.
+          count: likewise.
+          seed: likewise.
+          ticked: likewise.
+          others: likewise.
+          scale: of the teacher's guidance, as `Guidance` has it.
+          temperature: likewise.
+          top_k: likewise.
+          top_p: likewise.
+
+        Raises:
+          UserError: says which field is wrong, and what would be right.
+        """
         pipe, numbers = self.studio.pipe, (scale, temperature, top_k, top_p)
         if None in numbers:
             raise UserError("guidance: a number is missing")

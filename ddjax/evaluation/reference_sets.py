@@ -1,5 +1,6 @@
 """Reference sets: a `Reference` from a path, or from images that are measured here."""
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -42,8 +43,9 @@ def of_path(path: Path, measure: Measure, cache: Path, neighbours: int, seed: in
         made = of_images(image_sets.open_images(path), made, measure, cache, seed)
     if found is None or found.pooled is None:
         return made
-    fields = {"pooled": found.pooled, "spatial": found.spatial, "count": found.count}
-    return Reference(**{**vars(made), **fields})
+    return dataclasses.replace(
+        made, pooled=found.pooled, spatial=found.spatial, count=found.count
+    )
 
 
 def of_images(

@@ -135,6 +135,10 @@ def _about_shapes(config: Config) -> list[str]:
     ]
 
 
+def _devices(count: int) -> str:
+    return "one device" if count == 1 else f"each of {count} devices"
+
+
 def write(
     root: Path, config: Config, metrics: dict[str, Any], shown: Sequence[Picture]
 ) -> None:
@@ -162,7 +166,7 @@ def write(
             "tokens equal: share of ids that are those of the teacher's map for the same held-out "
             "noise; of methods that do not read the noise it is the level of chance.",
             "ms / image: noise to pixels in batches of "
-            f"{config.evaluate.batch} on each of {metrics['devices']} devices, steady state, "
+            f"{config.evaluate.batch} on {_devices(metrics['devices'])}, steady state, "
             "without compilation; neither measuring nor what the host does is in it.",
             *_about_measuring(metrics),
             "teacher_involved_N_M: the teacher makes groups N to M - 1, counted from 0. skip_N and "

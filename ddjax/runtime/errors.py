@@ -1,4 +1,4 @@
-"""User-facing exception."""
+"""User error: the exception for what a user can mend, one line for people."""
 
 
 class UserError(Exception):

@@ -118,7 +118,14 @@ def over(
     function: Callable[[nnx.Module, jax.Array], jax.Array], model: nnx.Module, images: Source,
     size: int,
 ) -> Iterator[np.ndarray]:
-    """What a function of a model and images gives [n, ...], `size` images at once."""
+    """What a function of a model and images gives, [n, ...] batch by batch, on every process.
+
+    Args:
+      function: of a model and images [B, H, W, channels].
+      model: likewise on all devices.
+      images: to go through, in their order.
+      size: B, over all devices.
+    """
     one = jax.jit(sharding.per_device(function, replicated=1))
     for start in range(0, len(images), size):
         # The last image again where the last batch is not full.
