@@ -11,12 +11,16 @@ token is distributed as p.
 """
 
 import dataclasses
+import functools
+import os
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ddjax.method import flow_kernel
 from ddjax.method.codes import normalise_codes
 
 # Up to here the steps of the grid are about even, behind it each is longer than the one before by
@@ -90,12 +94,19 @@ def posterior_logits(
 
 # Tokens solved at once: what they need stays in a cache, and a whole batch of images in memory.
 PORTION = 256
+# By the kernel for GPUs, which needs room for a copy of their log-probabilities.
+_PORTION_OF_KERNEL = 4096
+# Set to 0 where the kernel does not work, the environment takes the reference on GPUs too.
+_KERNEL = "DDJAX_FLOW_KERNEL"
 
 
 def noise_to_ids(
     eps: jax.Array, log_p: jax.Array, codes_VC: jax.Array, solver: Solver
 ) -> jax.Array:
     """Map the noise of tokens to their ids under the given distributions.
+
+    On an NVIDIA GPU by `ddjax.method.flow_kernel`, in float32; elsewhere by the code below, which
+    is its reference.
 
     Args:
       eps: [..., C] standard normal noise.
@@ -109,22 +120,38 @@ def noise_to_ids(
     """
     dtype = jnp.promote_types(eps.dtype, jnp.float32)
     codes_VC = normalise_codes(codes_VC.astype(dtype))
-
-    def solve(tokens: tuple[jax.Array, jax.Array]) -> jax.Array:
-        eps_NC, log_p_NV = tokens
-        return _solve(eps_NC.astype(dtype), log_p_NV.astype(dtype), codes_VC, solver)
-
     # One axis of tokens: products over several are far slower on a CPU.
     tokens = tuple(x.reshape(-1, x.shape[-1]) for x in (eps, log_p))
-    portions, rest = divmod(len(tokens[0]), PORTION)
-    if portions > 1:
-        size = portions * PORTION
-        cut = tuple(x[:size].reshape(portions, PORTION, x.shape[-1]) for x in tokens)
-        ids = [jax.lax.map(solve, cut).reshape(-1)]
-        ids += [solve(tuple(x[size:] for x in tokens))] if rest else []
+
+    def by(solve: Callable[..., jax.Array], size: int) -> Callable[..., jax.Array]:
+        def portion(eps_NC: jax.Array, log_p_NV: jax.Array, codes_VC: jax.Array) -> jax.Array:
+            return solve(eps_NC.astype(dtype), log_p_NV.astype(dtype), codes_VC, solver)
+
+        return functools.partial(_in_portions, portion, size)
+
+    reference = by(_solve, PORTION)
+    if dtype == jnp.float32 and os.environ.get(_KERNEL) != "0":
+        ids = jax.lax.platform_dependent(
+            *tokens, codes_VC, cuda=by(_solve_fused, _PORTION_OF_KERNEL), default=reference
+        )
     else:
-        ids = [solve(tokens)]
-    return jnp.concatenate(ids).reshape(eps.shape[:-1])
+        ids = reference(*tokens, codes_VC)
+    return ids.reshape(eps.shape[:-1])
+
+
+def _in_portions(
+    solve: Callable[..., jax.Array], size: int, eps_NC: jax.Array, log_p_NV: jax.Array,
+    codes_VC: jax.Array,
+) -> jax.Array:
+    """Solve `size` tokens after another, and what is left over at the end."""
+    portions, rest = divmod(len(eps_NC), size)
+    if portions <= 1:
+        return solve(eps_NC, log_p_NV, codes_VC)
+    end = portions * size
+    cut = tuple(x[:end].reshape(portions, size, x.shape[-1]) for x in (eps_NC, log_p_NV))
+    ids = [jax.lax.map(lambda portion: solve(*portion, codes_VC), cut).reshape(-1)]
+    ids += [solve(eps_NC[end:], log_p_NV[end:], codes_VC)] if rest else []
+    return jnp.concatenate(ids)
 
 
 class Paths(NamedTuple):
@@ -179,6 +206,13 @@ def _solve(
     # A log-probability that is not a number has made y so; the arg max would be a code like any.
     ids = jnp.where(jnp.isnan(y).any(axis=-1), -1, jnp.argmax(posterior, axis=-1))
     return ids.astype(jnp.int32)
+
+
+def _solve_fused(
+    eps_NC: jax.Array, log_p_NV: jax.Array, codes_VC: jax.Array, solver: Solver
+) -> jax.Array:
+    """The same by the kernel."""
+    return flow_kernel.solve(eps_NC, log_p_NV, codes_VC, solver.grid(), solver.weights())
 
 
 def _integrate(
