@@ -13,13 +13,16 @@ Sizes: B and L draw 256 pixels, XL, XXL and 3B 384, as they were published (conv
 `tiny` has random weights and shows in two minutes on a laptop that all stages run.
 """
 
-from typing import Any
+from __future__ import annotations
 
-from ml_collections import ConfigDict
+from typing import TYPE_CHECKING, Any
 
 from ddjax.config import common, complete
 from ddjax.models import llamagen_trunk
 from ddjax.runtime.errors import UserError
+
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
 
 NAMES = ("B", "L", "XL", "XXL", "XXXL", "3B", "tiny")
 # Where the released students split the sequence between the two heads.
@@ -32,9 +35,14 @@ def get_config(size: str = "L") -> ConfigDict:
     Raises:
       UserError: there is no such size.
     """
+    return complete(keys(size))
+
+
+def keys(size: str) -> dict[str, Any]:
+    """The keys of `get_config` that are not at their defaults."""
     if size not in NAMES:
         raise UserError(f"configs/llamagen.py:{size}: unknown size; known are {', '.join(NAMES)}")
-    return complete(_tiny() if size == "tiny" else _published(size))
+    return _tiny() if size == "tiny" else _published(size)
 
 
 def _published(size: str) -> dict[str, Any]:

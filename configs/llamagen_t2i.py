@@ -15,14 +15,17 @@ With --config.evaluate.clip.weights=conversion/weights/ViT-B-32 and
 random weights and shows on a laptop that all stages run, on the captions of llamagen_t2i.txt.
 """
 
-from pathlib import Path
-from typing import Any
+from __future__ import annotations
 
-from ml_collections import ConfigDict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from ddjax.config import common, complete
 from ddjax.models import llamagen_trunk, t5
 from ddjax.runtime.errors import UserError
+
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
 
 SIZES = {"XL": (256, "t2i_XL_stage1_256"), "XL_512": (512, "t2i_XL_stage2_512")}
 
@@ -33,12 +36,17 @@ def get_config(size: str = "XL") -> ConfigDict:
     Raises:
       UserError: there is no such size.
     """
+    return complete(keys(size))
+
+
+def keys(size: str) -> dict[str, Any]:
+    """The keys of `get_config` that are not at their defaults."""
     if size == "tiny":
-        return complete(_tiny())
+        return _tiny()
     if size not in SIZES:
         known = ", ".join((*SIZES, "tiny"))
         raise UserError(f"configs/llamagen_t2i.py:{size}: unknown size; known are {known}")
-    return complete(_published(*SIZES[size]))
+    return _published(*SIZES[size])
 
 
 def _published(image_size: int, weights: str) -> dict[str, Any]:

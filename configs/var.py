@@ -12,13 +12,16 @@ Depths d16, d20, d24, d30, all for 256 pixels. `tiny` has random weights and sho
 a laptop that all stages run.
 """
 
-from typing import Any
+from __future__ import annotations
 
-from ml_collections import ConfigDict
+from typing import TYPE_CHECKING, Any
 
 from ddjax.config import common, complete
 from ddjax.models import var_trunk
 from ddjax.runtime.errors import UserError
+
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
 
 NAMES = (*var_trunk.SIZES, "tiny")
 # Steps and split of the released students: scales 0 and 5, for the deeper ones 0 and 4.
@@ -31,9 +34,14 @@ def get_config(size: str = "d16") -> ConfigDict:
     Raises:
       UserError: there is no such depth.
     """
+    return complete(keys(size))
+
+
+def keys(size: str) -> dict[str, Any]:
+    """The keys of `get_config` that are not at their defaults."""
     if size not in NAMES:
         raise UserError(f"configs/var.py:{size}: unknown depth; known are {', '.join(NAMES)}")
-    return complete(_tiny() if size == "tiny" else _published(size))
+    return _tiny() if size == "tiny" else _published(size)
 
 
 def _published(size: str) -> dict[str, Any]:

@@ -1,5 +1,7 @@
 """Command line: the config flag, and errors as one line; what all commands share."""
 
+from __future__ import annotations
+
 import dataclasses
 import difflib
 import inspect
@@ -9,11 +11,10 @@ import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 from absl import app, flags, logging
-from ml_collections import ConfigDict, config_flags
 
 from ddjax.config import schema
 from ddjax.config.reading import from_dict
@@ -22,16 +23,37 @@ from ddjax.runtime import hosts, preemption
 from ddjax.runtime.errors import UserError
 from ddjax.storage import files
 
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
+
 _EXAMPLE = "give a file such as --config=configs/digits.py"
 
 
-def start(command: Callable[[Config], None]) -> None:
-    """Parse the flags and run a command with the config that --config names; see `run`."""
+def start(command: Callable[[Config | None], None], *, optional: bool = False) -> None:
+    """Parse the flags and run a command with the config that --config names; see `run`.
+
+    Args:
+      command: takes the config.
+      optional: whether it may be called without --config, and is then given None; where
+        ml_collections, which reads that flag, is not installed, it always is.
+    """
+    try:
+        from ml_collections import config_flags
+    except ModuleNotFoundError:
+        if not optional:
+            raise
+        run(lambda: command(None))
+        return
     holder = config_flags.DEFINE_config_file(
         "config", None, "Which config, such as configs/digits.py"
     )
     flags.FLAGS["config"].parser = _ConfigFile()
-    run(lambda: command(from_dict(_read_config(holder))))
+
+    def with_config() -> None:
+        left_out = optional and holder.value is None
+        command(None if left_out else from_dict(_read_config(holder)))
+
+    run(with_config)
 
 
 def run(command: Callable[..., None], *arguments: str) -> None:
@@ -122,6 +144,8 @@ class _ConfigFile(flags.ArgumentParser):
 
     def parse(self, argument: str) -> ConfigDict:
         """The config that the file gives, which overrides may not add keys to."""
+        from ml_collections import ConfigDict
+
         file, *behind = argument.split(":", 1)
         if not Path(file).is_file():
             raise UserError(f"--config={argument} cannot be read; {_EXAMPLE}")
