@@ -32,6 +32,44 @@ from ddjax.storage import pair_store, run_models
 from ddjax.training import loop
 
 
+class Program:
+    """A compiled function and its arguments; both are made when they are first asked for.
+
+    Args:
+      prepare: makes them: what is called, without arguments left; `func` is the compiled one.
+    """
+
+    def __init__(self, prepare: Callable[[], functools.partial]) -> None:
+        self._prepare = prepare
+
+    @functools.cached_property
+    def ready(self) -> functools.partial:
+        """Compiled."""
+        return self._prepare()
+
+    def __call__(self) -> Any:
+        """Arrays."""
+        return self.ready()
+
+    def memory(self) -> int:
+        """Bytes on a device while it runs, its arguments included, by the compiler's figures."""
+        found = self.ready.func.memory_analysis()
+        return (
+            found.argument_size_in_bytes + found.output_size_in_bytes
+            + found.temp_size_in_bytes - found.alias_size_in_bytes
+        )
+
+
+def _program(function: Any, arguments: Callable[[], tuple], **static: Any) -> Program:
+    """A jitted function with arguments that are made when they are needed."""
+
+    def prepare() -> functools.partial:
+        given = arguments()
+        return functools.partial(function.lower(*given, **static).compile(), *given)
+
+    return Program(prepare)
+
+
 def load(config: Config) -> tuple[Models, distill_map.Frozen]:
     """The models that the config names, where they are there; others with random weights."""
     config = dataclasses.replace(
@@ -46,6 +84,12 @@ def load(config: Config) -> tuple[Models, distill_map.Frozen]:
     if config.distill.perceptual:
         net = run_models.load_model(_there(config.distill.perceptual_net), "net", Path())
     return Models(tokenizer, teacher, student), distill_map.Frozen(tokenizer, net)
+
+
+def described(config: Config) -> dict[str, Any]:
+    """Name of the config, and what weights its models have."""
+    named = {name: weights(getattr(config, name)) for name in ("teacher", "tokenizer")}
+    return {"config": config.name, "weights": named}
 
 
 def weights(section: ModelSection) -> str:
@@ -73,6 +117,22 @@ def conditions(config: Config) -> Conditions:
     return CaptionTexts(("",) * 1000, str, tokens, encoder, model.caption_tokens, model.caption_dim)
 
 
+def pipeline(
+    config: Config, models: Models, given: Conditions, batch: int, devices: list[jax.Device]
+) -> Pipeline:
+    """A pipeline of models that are there.
+
+    Args:
+      config: of the run.
+      models: what is drawn with.
+      given: the conditions.
+      batch: images at once on a device.
+      devices: that draw.
+    """
+    parts = models._asdict() | {"sizes": config.teacher.model}
+    return Pipeline(parts.get, config.sampling, given, batch, devices)
+
+
 def drawing(config: Config, pipe: Pipeline) -> dict[str, Callable[[], Any]]:
     """Drawing, decoding and making pairs at a batch; nothing runs yet.
 
@@ -87,19 +147,22 @@ def drawing(config: Config, pipe: Pipeline) -> dict[str, Callable[[], Any]]:
     for name in ("teacher_ar", "student_1step", "student_2step", "refine_1"):
         way = ways.parse(name)
         if not way.problem(groups, config.sampling):
-            calls[name] = _drawing(pipe, way, (noise, numbers, index, nothing))
+            calls[name] = Program(functools.partial(
+                pipe.program, way, noise, numbers, index, nothing, seed=1, want=("vectors",)
+            ))
     eps, given = sharding.shard_batch((noise, pipe.conditions.take(numbers)), total)
     encoded = functools.cache(lambda: pipe.conditions.encode(given))
     if isinstance(pipe.conditions, CaptionTexts):
         calls["encoder"] = lambda: pipe.conditions.encode(given)
     x = sharding.shard_batch(np.asarray(codes_VC)[_ids(total, config)], total)
-    calls["decode"] = lambda: _decode(models.tokenizer, x)
-    calls["pairs"] = lambda: pair_generation.map_batch(
-        models.teacher, codes_VC, eps, encoded(), guidance=config.guidance, solver=config.flow
+    calls["decode"] = _program(_decode, lambda: (models.tokenizer, x))
+    calls["pairs"] = _program(
+        pair_generation.map_batch, lambda: (models.teacher, codes_VC, eps, encoded()),
+        guidance=config.guidance, solver=config.flow,
     )
     log_p = sharding.shard_batch(np.zeros((total, len(codes_VC)), np.float32), total)
-    calls["flow map of the pairs"] = lambda: _map_all_tokens(
-        codes_VC, log_p, eps, groups, config.flow
+    calls["flow map of the pairs"] = _program(
+        _map_all_tokens, lambda: (codes_VC, log_p, eps), groups=groups, solver=config.flow
     )
     return calls
 
@@ -120,12 +183,6 @@ def measuring(config: Config, pipe: Pipeline) -> Callable[[], Any]:
 @jax.jit
 def _measure(net: nnx.Module, images: jax.Array) -> Features:
     return sharding.per_device(lambda net, x: net.measure(x), replicated=1)(net, images)
-
-
-def _drawing(pipe: Pipeline, way: ways.Way, batch: tuple) -> Callable[[], Any]:
-    """Drawing code vectors by a way; compiled at the first call."""
-    program = functools.cache(lambda: pipe.program(way, *batch, seed=1, want=("vectors",)))
-    return lambda: program()()
 
 
 @jax.jit
@@ -186,33 +243,59 @@ def check_batch(config: Config, batch: int) -> None:
     )
 
 
+class _Steps:
+    """Training steps one after another, each from the state that the one before has left.
+
+    Args:
+      compiled: `loop.train_step`.
+      first: makes the state of the first, which is used up.
+      arguments: of all.
+    """
+
+    def __init__(
+        self, compiled: jax.stages.Compiled, first: Callable[[], loop.State],
+        arguments: dict[str, Any],
+    ) -> None:
+        self._compiled, self._first, self._arguments = compiled, first, arguments
+        self._state: loop.State | None = None
+        self.memory_analysis = compiled.memory_analysis
+
+    def __call__(self) -> dict[str, jax.Array]:
+        state = self._first() if self._state is None else self._state
+        self._state, scalars = self._compiled(state, **self._arguments)
+        return scalars
+
+
 def training_step(
-    config: Config, models: Models, frozen: distill_map.Frozen, rows: dict[str, Any]
-) -> Callable[[], Any]:
+    config: Config, models: Models, frozen: distill_map.Frozen, rows: Callable[[], dict[str, Any]]
+) -> Program:
     """A step of the distillation, on the same batch each time.
 
     Args:
       config: of the run.
       models: with the student, which is copied.
       frozen: see `distill_map.Frozen`.
-      rows: a batch, as `distill_map.loss` reads it.
+      rows: makes a batch, as `distill_map.loss` reads it.
     """
-    loss = distill_map.loss_of(config, noise_seed=0)
-    state = None
+    section = config.distill.train
 
-    def step() -> Any:
-        nonlocal state
-        if state is None:
-            # A copy, since the step uses up its buffers.
-            student = jax.tree.map(jnp.copy, models.student)
-            state = loop.init_state(student, config.distill.train)
-        state, scalars = loop.train_step(
-            state, frozen=frozen, batch=rows, key=jax.random.key(0), stop=jnp.zeros(1, bool),
-            loss=loss, config=config.distill.train,
+    def first() -> loop.State:
+        # A copy, since the step uses up its buffers.
+        return loop.init_state(jax.tree.map(jnp.copy, models.student), section)
+
+    def prepare() -> functools.partial:
+        shapes = jax.eval_shape(
+            functools.partial(loop.first_state, config=section), models.student
         )
-        return scalars
+        arguments = {"frozen": frozen, "batch": rows(), "key": jax.random.key(0),
+                     "stop": jnp.zeros(1, bool)}
+        lowered = loop.train_step.lower(
+            sharding.shard(shapes, models.student.layout), **arguments,
+            loss=distill_map.loss_of(config, noise_seed=0), config=section,
+        )
+        return functools.partial(_Steps(lowered.compile(), first, arguments))
 
-    return step
+    return Program(prepare)
 
 
 def training_flops(

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import flax
 import jax
 
 from ddjax.runtime import flops, sharding
@@ -20,6 +21,7 @@ MEASURING = "features of evaluate.features"
 
 def add_ratios(rows: list[dict[str, Any]], training_flops: Callable[[int], float]) -> None:
     """What follows from the times: shares, rates, utilisation."""
+    rows = [row for row in rows if "seconds" in row]  # others did not fit into the memory
     seconds = {(row["name"], row["batch"]): row["seconds"] for row in rows}
     for row in rows:
         teacher = seconds.get(("teacher_ar", row["batch"]))
@@ -40,6 +42,17 @@ def add_ratios(rows: list[dict[str, Any]], training_flops: Callable[[int], float
         step = [other["seconds"] for other in rows if other["name"] == TRAINING]
         if row["name"] in (READING, ENCODING) and step:
             row["share_of_a_training_step"] = row["seconds"] / step[0]
+
+
+def about() -> dict[str, Any]:
+    """The device and the versions."""
+    return {
+        "device": device(),
+        "devices": sharding.devices(),
+        "python": platform.python_version(),
+        "jax": jax.__version__,
+        "flax": flax.__version__,
+    }
 
 
 def device() -> str:
@@ -81,8 +94,12 @@ def _table_row(row: dict[str, Any]) -> str:
         "flow_map_share": "{flow_map_share:.0%} of it in the flow map",
         "model_flop_utilisation": "{model_flop_utilisation:.0%} of peak ({peak_source})",
         "share_of_a_training_step": "{share_of_a_training_step:.2%} of a training step",
+        "memory_mb": "{memory_mb:.0f} MB",
+        "problem": "{problem}",
     }
     note = ", ".join(text.format(**row) for key, text in notes.items() if key in row)
+    if "seconds" not in row:
+        return f"| {row['name']} | {row['batch']} | | | | {note} |"
     return (
         f"| {row['name']} | {row['batch']} | {1e3 * row['seconds_per_image']:.3g} | "
         f"{1e3 * row['seconds']:.4g} | {row['first_call_seconds']:.1f} | {note} |"

@@ -105,8 +105,7 @@ def noise_to_ids(
 ) -> jax.Array:
     """Map the noise of tokens to their ids under the given distributions.
 
-    On an NVIDIA GPU by `ddjax.method.flow_kernel`, in float32; elsewhere by the code below, which
-    is its reference.
+    On an NVIDIA GPU by `ddjax.method.flow_kernel`, in float32; else by `reference_ids`.
 
     Args:
       eps: [..., C] standard normal noise.
@@ -118,40 +117,44 @@ def noise_to_ids(
       [...] int32 ids, -1 where a log-probability is not a number. Computed in float32 (float64 if
       `eps` is), whatever the other dtypes.
     """
-    dtype = jnp.promote_types(eps.dtype, jnp.float32)
-    codes_VC = normalise_codes(codes_VC.astype(dtype))
-    # One axis of tokens: products over several are far slower on a CPU.
-    tokens = tuple(x.reshape(-1, x.shape[-1]) for x in (eps, log_p))
-
-    def by(solve: Callable[..., jax.Array], size: int) -> Callable[..., jax.Array]:
-        def portion(eps_NC: jax.Array, log_p_NV: jax.Array, codes_VC: jax.Array) -> jax.Array:
-            return solve(eps_NC.astype(dtype), log_p_NV.astype(dtype), codes_VC, solver)
-
-        return functools.partial(_in_portions, portion, size)
-
-    reference = by(_solve, PORTION)
-    if dtype == jnp.float32 and os.environ.get(_KERNEL) != "0":
-        ids = jax.lax.platform_dependent(
-            *tokens, codes_VC, cuda=by(_solve_fused, _PORTION_OF_KERNEL), default=reference
-        )
-    else:
-        ids = reference(*tokens, codes_VC)
-    return ids.reshape(eps.shape[:-1])
+    reference = functools.partial(reference_ids, solver=solver)
+    wide = jnp.promote_types(eps.dtype, jnp.float32) == jnp.float64
+    if wide or os.environ.get(_KERNEL) == "0":
+        return reference(eps, log_p, codes_VC)
+    kernel = functools.partial(_ids, _solve_fused, _PORTION_OF_KERNEL, solver)
+    return jax.lax.platform_dependent(eps, log_p, codes_VC, cuda=kernel, default=reference)
 
 
-def _in_portions(
-    solve: Callable[..., jax.Array], size: int, eps_NC: jax.Array, log_p_NV: jax.Array,
+def reference_ids(
+    eps: jax.Array, log_p: jax.Array, codes_VC: jax.Array, solver: Solver
+) -> jax.Array:
+    """`noise_to_ids` for every device and dtype."""
+    return _ids(_solve, PORTION, solver, eps, log_p, codes_VC)
+
+
+def _ids(
+    solve: Callable[..., jax.Array], size: int, solver: Solver, eps: jax.Array, log_p: jax.Array,
     codes_VC: jax.Array,
 ) -> jax.Array:
-    """Solve `size` tokens after another, and what is left over at the end."""
-    portions, rest = divmod(len(eps_NC), size)
-    if portions <= 1:
-        return solve(eps_NC, log_p_NV, codes_VC)
-    end = portions * size
-    cut = tuple(x[:end].reshape(portions, size, x.shape[-1]) for x in (eps_NC, log_p_NV))
-    ids = [jax.lax.map(lambda portion: solve(*portion, codes_VC), cut).reshape(-1)]
-    ids += [solve(eps_NC[end:], log_p_NV[end:], codes_VC)] if rest else []
-    return jnp.concatenate(ids)
+    """Ids of tokens that are solved by `solve`, `size` at once."""
+    dtype = jnp.promote_types(eps.dtype, jnp.float32)
+    codes_VC = normalise_codes(codes_VC.astype(dtype))
+
+    def portion(tokens: tuple[jax.Array, jax.Array]) -> jax.Array:
+        eps_NC, log_p_NV = tokens
+        return solve(eps_NC.astype(dtype), log_p_NV.astype(dtype), codes_VC, solver)
+
+    # One axis of tokens: products over several are far slower on a CPU.
+    tokens = tuple(x.reshape(-1, x.shape[-1]) for x in (eps, log_p))
+    portions, rest = divmod(len(tokens[0]), size)
+    if portions > 1:
+        end = portions * size
+        cut = tuple(x[:end].reshape(portions, size, x.shape[-1]) for x in tokens)
+        ids = [jax.lax.map(portion, cut).reshape(-1)]
+        ids += [portion(tuple(x[end:] for x in tokens))] if rest else []
+    else:
+        ids = [portion(tokens)]
+    return jnp.concatenate(ids).reshape(eps.shape[:-1])
 
 
 class Paths(NamedTuple):
