@@ -67,6 +67,7 @@ def test_ties_go_to_the_first_and_one_hot_to_its_code():
 def test_it_is_what_a_gpu_is_given_and_a_cpu_is_not(monkeypatch):
     """Also that it lowers to Triton, for which no GPU is needed."""
     given = random_distributions(4096, 32, 3)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     traced = jax.jit(flow.noise_to_ids, static_argnums=3).trace(*given, flow.Solver())
     assert "triton" in traced.lower(lowering_platforms=("cuda",)).as_text()
     for platform in ("cpu", "tpu"):

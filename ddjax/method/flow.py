@@ -20,7 +20,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ddjax.method import flow_kernel
 from ddjax.method.codes import normalise_codes
 
 # Up to here the steps of the grid are about even, behind it each is longer than the one before by
@@ -119,8 +118,9 @@ def noise_to_ids(
     """
     reference = functools.partial(reference_ids, solver=solver)
     wide = jnp.promote_types(eps.dtype, jnp.float32) == jnp.float64
-    if wide or os.environ.get(_KERNEL) == "0":
+    if wide or jax.default_backend() != "gpu" or os.environ.get(_KERNEL) == "0":
         return reference(eps, log_p, codes_VC)
+    # What is computed on the CPU of a machine with a GPU takes the reference too.
     kernel = functools.partial(_ids, _solve_fused, _PORTION_OF_KERNEL, solver)
     return jax.lax.platform_dependent(eps, log_p, codes_VC, cuda=kernel, default=reference)
 
@@ -215,6 +215,8 @@ def _solve_fused(
     eps_NC: jax.Array, log_p_NV: jax.Array, codes_VC: jax.Array, solver: Solver
 ) -> jax.Array:
     """The same by the kernel."""
+    from ddjax.method import flow_kernel  # for GPUs alone, and slow to import
+
     return flow_kernel.solve(eps_NC, log_p_NV, codes_VC, solver.grid(), solver.weights())
 
 
