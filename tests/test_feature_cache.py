@@ -107,7 +107,7 @@ def test_a_cache_of_something_else_is_refused(tree, section, key, value, named):
 def test_a_cache_of_other_captions_is_refused(tree):
     caption_features.conditions(from_dict(tree))
     lines(Path(tree["data"]["captions"]), [f"a bear {i}" for i in range(COUNT)])
-    with pytest.raises(UserError, match=r"features of other settings: data\.captions, text\.pieces; give"):
+    with pytest.raises(UserError, match=r"other settings: data\.captions, text\.pieces; give"):
         caption_features.conditions(from_dict(tree))
 
 
