@@ -26,7 +26,7 @@ from ddjax.runtime import flops, preemption
 from ddjax.runtime.errors import UserError
 from ddjax.stages import feature_net
 from ddjax.storage import checkpoint
-from ddjax.training import health, loop, throughput
+from ddjax.training import descent, health, loop, throughput
 from tests import tiny
 from tests.test_storage import assert_trees_equal
 
@@ -347,7 +347,7 @@ def test_each_part_of_a_batch_has_a_key_of_its_own(parts):
 
 
 def test_learning_rate_warms_up_and_ends_at_zero():
-    rate = loop.learning_rate(TrainSection(steps=100, batch=1, learning_rate=1.0, warmup=10))
+    rate = descent.learning_rate(TrainSection(steps=100, batch=1, learning_rate=1.0, warmup=10))
     np.testing.assert_allclose([rate(0), rate(5), rate(10), rate(55), rate(100)],
                                [0, 0.5, 1, 0.5, 0], atol=1e-6)
 

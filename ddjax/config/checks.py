@@ -288,6 +288,8 @@ def _check_distill(c: Config) -> None:
     ok = 0 < s.levels.low < s.levels.high < math.inf
     found = f"{s.levels.low}..{s.levels.high}"
     _require(ok, "distill.score.levels", found, "0 < low < high")
+    updates = s.fake_updates
+    _require(updates >= 1, "distill.score.fake_updates", updates, ">= 1")
     for key in ("fake_rate", "temperature"):
         value = getattr(s, key)
         _require(0 < value < math.inf, f"distill.score.{key}", value, "> 0")

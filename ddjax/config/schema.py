@@ -202,11 +202,12 @@ class StudentSection:
 
 @dataclasses.dataclass(frozen=True)
 class ScoreSection:
-    """Score distillation (`ddjax.stages.score`).
+    """Score distillation (`ddjax.stages.distill_score`).
 
     Attributes:
-      train: of the student and of the fake model, together; the rate is the student's.
-      fake: how the fake model first learns the student that it begins with; none without steps.
+      train: of the student, and of the fake model that follows it; the rate is the student's.
+      fake: how the fake model first learns the student that it begins with.
+      fake_updates: of the fake model, before each of the student.
       fake_rate: the fake model's rate, in units of the student's.
       levels: of the noise that tokens are compared under.
       temperature: of the softmax behind the arg max, in the gradient.
@@ -214,6 +215,7 @@ class ScoreSection:
 
     train: TrainSection
     fake: TrainSection
+    fake_updates: int = 3
     fake_rate: float = 2.5
     levels: NoiseLevels = dataclasses.field(default_factory=NoiseLevels)
     temperature: float = 1.0

@@ -22,7 +22,7 @@ from ddjax.runtime.devices import DEVICES, Device
 from ddjax.runtime.errors import UserError
 from ddjax.stages import distill_map, pair_generation
 from ddjax.storage import model_folder
-from ddjax.training import loop
+from ddjax.training import descent, loop
 
 # Usable share of a device's memory: the runtime and fragmentation take the rest.
 USABLE = 0.9
@@ -152,7 +152,7 @@ def distill_stage(config: Config, nets: dict[str, nnx.Module], devices: int) -> 
     grad = jax.value_and_grad(loss, has_aux=True)
     key = jax.eval_shape(jax.random.key, 0)
     jaxpr = jax.make_jaxpr(grad)(student, frozen, rows, key).jaxpr
-    optimizer = jax.eval_shape(loop.optimizer(section.train, student.layout).init, student)
+    optimizer = jax.eval_shape(descent.optimizer(section.train, student.layout).init, student)
     return StagePlan(
         "distill", section.train.batch, section.train.steps,
         parts * (flops.operations(jaxpr) + encoding.operations),

@@ -4,7 +4,6 @@ A model class says it by the names of its parameters, in its attribute `layout`.
 """
 
 import dataclasses
-import math
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,15 +18,11 @@ class ParameterLayout:
         of kernels the inputs, of embeddings the rows. Other parameters are small and stay whole.
       stacks: modules whose parameters have a leading axis of blocks, which
         `ddjax.runtime.sharding.scan_gathered` gathers one after another.
-      rates: (module, factor): what the learning rate is multiplied by in a module; 1 elsewhere.
-      averaged: the module that is averaged and kept at the end of a training; "" for the model.
     """
 
     decayed: tuple[str, ...] = ("kernel",)
     cut: tuple[tuple[str, int], ...] = (("kernel", -2), ("embedding", -2))
     stacks: tuple[str, ...] = ("blocks",)
-    rates: tuple[tuple[str, float], ...] = ()
-    averaged: str = ""
 
     def decays(self, name: str) -> bool:
         """Whether weight decay applies to a parameter, such as "trunk/head/kernel"."""
@@ -40,10 +35,6 @@ class ParameterLayout:
     def is_stacked(self, name: str) -> bool:
         """Whether a parameter belongs to a stack."""
         return not set(self.stacks).isdisjoint(name.split("/"))
-
-    def rate(self, name: str) -> float:
-        """The factor of the learning rate of a parameter."""
-        return math.prod(factor for module, factor in self.rates if module in name.split("/"))
 
 
 def _last(name: str) -> str:

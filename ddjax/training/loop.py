@@ -27,9 +27,10 @@ from ddjax.method import keys
 from ddjax.method.protocols import Network
 from ddjax.runtime import flops, hosts, preemption, progress, sharding, trees
 from ddjax.runtime.errors import UserError
-from ddjax.runtime.layout import ParameterLayout
 from ddjax.storage import checkpoint, model_folder
-from ddjax.training import events, profiling
+from ddjax.training import descent, events, following, profiling
+from ddjax.training.descent import Loss
+from ddjax.training.following import Following
 from ddjax.training.health import Health
 from ddjax.training.throughput import Throughput
 from ddjax.training.validation import Curve, Validation
@@ -37,8 +38,6 @@ from ddjax.training.validation import Curve, Validation
 if TYPE_CHECKING:
     import grain
 
-# (model, frozen, batch, key) -> (loss, other scalars)
-Loss = Callable[[Network, Any, dict[str, jax.Array], jax.Array], tuple[jax.Array, dict]]
 # (model, batch, key, step) -> model: a change of the model that no gradient makes
 Revise = Callable[[Network, dict[str, jax.Array], jax.Array, jax.Array], Network]
 # averaged model -> images by name, each [H, W, channels] in [0, 1]
@@ -71,48 +70,12 @@ def check_batch(name: str, config: TrainSection, devices: int) -> None:
         )
 
 
-def optimizer(config: TrainSection, layout: ParameterLayout) -> optax.GradientTransformation:
-    """AdamW, clipped; warm-up, then cosine to zero; the layout says what decays, at which rate."""
-
-    def decayed(params: Any) -> Any:
-        return jax.tree_util.tree_map_with_path(
-            lambda path, _: layout.decays(trees.path_name(path)), params
-        )
-
-    return optax.chain(
-        optax.clip_by_global_norm(config.clip),
-        optax.adamw(
-            learning_rate(config), b2=config.b2, weight_decay=config.weight_decay, mask=decayed
-        ),
-        optax.stateless(lambda updates, _: _at_their_rates(updates, layout)),
-    )
-
-
-def _at_their_rates(updates: Any, layout: ParameterLayout) -> Any:
-    return jax.tree_util.tree_map_with_path(
-        lambda path, update: layout.rate(trees.path_name(path)) * update, updates
-    )
-
-
-def averaged(model: Network) -> Network:
-    """The part of a model that is averaged and kept."""
-    return getattr(model, model.layout.averaged) if model.layout.averaged else model
-
-
-def learning_rate(config: TrainSection) -> optax.Schedule:
-    """Linear from 0 in `warmup` steps, then half a cosine to 0 at the last step."""
-    return optax.warmup_cosine_decay_schedule(
-        0.0 if config.warmup else config.learning_rate,
-        config.learning_rate, config.warmup, config.steps,
-    )
-
-
 @functools.partial(jax.jit, static_argnames="config")
 def first_state(model: Network, config: TrainSection) -> State:
     """Step 0 of a model that is sharded over the current mesh."""
     # The average starts as a copy, since the step's buffers are donated.
-    ema = jax.tree.map(jnp.copy, averaged(model))
-    opt_state = optimizer(config, model.layout).init(model)
+    ema = jax.tree.map(jnp.copy, following.leader(model))
+    opt_state = following.first(model, config)
     state = State(jnp.zeros((), jnp.int32), model, ema, opt_state)
     return sharding.constrain(state, model.layout)
 
@@ -123,7 +86,7 @@ def init_state(model: Network, config: TrainSection) -> State:
 
 
 @functools.partial(
-    jax.jit, static_argnames=("loss", "config", "revise"), donate_argnames="state"
+    jax.jit, static_argnames=("loss", "config", "revise", "follow"), donate_argnames="state"
 )
 def train_step(
     state: State,
@@ -135,6 +98,7 @@ def train_step(
     loss: Loss,
     config: TrainSection,
     revise: Revise | None = None,
+    follow: Following | None = None,
 ) -> tuple[State, dict[str, jax.Array]]:
     """One update.
 
@@ -147,55 +111,29 @@ def train_step(
       loss: see `Loss`.
       config: hyper-parameters.
       revise: see `Revise`; applied after the optimizer.
+      follow: how the follower is trained, where the model has one.
 
     Returns:
       the new state, and scalars, with "gradient_norms" [leaves] and "stop" beside them.
     """
     step_key = jax.random.fold_in(key, state.step)
-    (value, scalars), grads = _gradient(state.model, frozen, batch, step_key, loss, config)
-    layout = state.model.layout
-    updates, opt_state = optimizer(config, layout).update(grads, state.opt_state, state.model)
-    model = optax.apply_updates(state.model, updates)
+    update = functools.partial(following.update, follow=follow) if follow else descent.update
+    model, opt_state, scalars, norms = update(
+        state.model, state.opt_state, frozen, batch, step_key, loss=loss, config=config
+    )
     if revise is not None:
         model = revise(model, batch, jax.random.fold_in(step_key, 1), state.step)
     decay = jnp.minimum(config.ema, (1 + state.step) / (10 + state.step))
-    ema = optax.incremental_update(averaged(model), state.ema, 1 - decay)
-    norms = jnp.stack([jnp.sqrt(jnp.sum(jnp.square(g))) for g in jax.tree.leaves(grads)])
+    ema = optax.incremental_update(following.leader(model), state.ema, 1 - decay)
     scalars = {
-        "loss": value,
         **scalars,
         "gradient_norm": jnp.linalg.norm(norms),
-        "learning_rate": learning_rate(config)(state.step),
+        "learning_rate": descent.learning_rate(config)(state.step),
         "gradient_norms": norms,
         "stop": jnp.any(stop),
     }
-    return sharding.constrain(State(state.step + 1, model, ema, opt_state), layout), scalars
-
-
-def _gradient(
-    model: Network, frozen: Any, batch: dict[str, jax.Array], key: jax.Array, loss: Loss,
-    config: TrainSection,
-) -> tuple[tuple[jax.Array, dict[str, jax.Array]], Network]:
-    """Loss, scalars and gradient; of a batch in parts their mean, and each part has its own key."""
-
-    def of_cut(model: Network, *arguments: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
-        return loss(sharding.gather_unstacked(model), *arguments)
-
-    grad, parts = jax.value_and_grad(of_cut, has_aux=True), config.accumulate
-    if parts == 1:
-        return grad(model, frozen, batch, key)
-
-    def add(total: Any, part: tuple) -> tuple[Any, None]:
-        found = grad(model, frozen, *part)
-        return jax.tree.map(lambda a, b: a + b / parts, total, found), None
-
-    cut = jax.tree.map(
-        lambda x: sharding.constrain_microbatches(x.reshape(parts, -1, *x.shape[1:])), batch
-    )
-    todo = (cut, jax.random.split(key, parts))
-    shapes = jax.eval_shape(grad, model, frozen, *jax.tree.map(lambda x: x[0], todo))
-    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-    return jax.lax.scan(add, zeros, todo)[0]
+    state = State(state.step + 1, model, ema, opt_state)
+    return sharding.constrain(state, model.layout), scalars
 
 
 def train(
@@ -215,6 +153,7 @@ def train(
     validation: Validation | None = None,
     encode: Callable[[dict[str, Any]], dict[str, Any]] = lambda batch: batch,
     revise: Revise | None = None,
+    follow: Following | None = None,
 ) -> Network:
     """Train a model, or continue, or read it if it is finished.
 
@@ -237,6 +176,8 @@ def train(
       validation: how the averaged model is judged on the way, if it is.
       encode: makes what the loss reads of a batch on the devices, outside the gradient.
       revise: see `Revise`; none by default.
+      follow: where `init` makes a model that has a follower (`ddjax.training.following`); its
+        leader is what is averaged and kept.
 
     Raises:
       UserError: a loss or gradient is not finite (names step and metric; the last good checkpoint
@@ -251,7 +192,7 @@ def train(
     state = init_state(init(nnx.Rngs(keys.stream(seed, f"{name}.init"))), config)
     step_fn = functools.partial(
         train_step, frozen=frozen, key=keys.stream(seed, name), loss=loss, config=config,
-        revise=revise,
+        revise=revise, follow=follow,
     )
     throughput = _throughput(step_fn, state, source, config.batch, encode)
     with (
