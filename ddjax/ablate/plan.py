@@ -11,7 +11,6 @@ from ddjax.runtime import sharding
 from ddjax.runtime.devices import DEVICES
 from ddjax.stages.registry import Stage
 from ddjax.storage.workdir import Folder
-from ddjax.training import loop
 
 
 class Hardware(NamedTuple):
@@ -107,11 +106,11 @@ def _hours(
         return 0.0
     device, devices = DEVICES[hardware.kind], hardware.devices
     sharding.check_mesh(config.mesh.fsdp, devices)
-    loop.check_batch("distill", config.distill.train, devices)
+    costs.check_batches(config, devices)
     nets, hours = costs.models(config), 0.0
     if pairs:
         hours += costs.pairs_stage(config, nets, devices).hours(device, hardware.utilisation)
     if students:
-        student = costs.distill_stage(config, nets, devices)
-        hours += students * student.hours(device, hardware.utilisation)
+        trainings = costs.training_stages(config, nets, devices)
+        hours += students * sum(one.hours(device, hardware.utilisation) for one in trainings)
     return hours

@@ -288,8 +288,10 @@ def _check_distill(c: Config) -> None:
     ok = 0 < s.levels.low < s.levels.high < math.inf
     found = f"{s.levels.low}..{s.levels.high}"
     _require(ok, "distill.score.levels", found, "0 < low < high")
-    updates = s.fake_updates
-    _require(updates >= 1, "distill.score.fake_updates", updates, ">= 1")
+    for key in ("fake_updates", "passes"):
+        _require(getattr(s, key) >= 1, f"distill.score.{key}", getattr(s, key), ">= 1")
+    if s.passes > 1:
+        _require_refining(c, "distill.score.passes", s.passes)
     for key in ("fake_rate", "temperature"):
         value = getattr(s, key)
         _require(0 < value < math.inf, f"distill.score.{key}", value, "> 0")
@@ -342,9 +344,17 @@ def _check_methods(c: Config) -> None:
         for way in map(ways.parse, names):
             if problem := way.problem(c.groups, c.sampling):
                 raise UserError(f"config.{where}: {way.name}: {problem}")
+            if isinstance(way, ways.SelfRefine):
+                _require_refining(c, where, way.name)
             if "marginals" in way.reads:
                 _check_marginals(c, where, way)
     _require_count("sample.count", c.sample.count)
+
+
+def _require_refining(c: Config, where: str, found: Any) -> None:
+    kinds = [kind for kind, cls in MODELS.items() if hasattr(cls, "refined")]
+    wanted = f"of a refining student: student.kind {' or '.join(kinds)}, not {c.student.kind}"
+    _require(c.student.kind in kinds, where, found, wanted)
 
 
 def _check_marginals(c: Config, where: str, way: ways.Way) -> None:

@@ -209,6 +209,7 @@ class ScoreSection:
       fake: how the fake model first learns the student that it begins with.
       fake_updates: of the fake model, before each of the student.
       fake_rate: the fake model's rate, in units of the student's.
+      passes: images are drawn in 1 to so many passes of a refining student, as many of each.
       levels: of the noise that tokens are compared under.
       temperature: of the softmax behind the arg max, in the gradient.
     """
@@ -217,6 +218,7 @@ class ScoreSection:
     fake: TrainSection
     fake_updates: int = 3
     fake_rate: float = 2.5
+    passes: int = 1
     levels: NoiseLevels = dataclasses.field(default_factory=NoiseLevels)
     temperature: float = 1.0
 

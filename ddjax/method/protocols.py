@@ -172,6 +172,26 @@ class Student(Network, Protocol):
         """
 
 
+@runtime_checkable
+class RefiningStudent(Student, Protocol):
+    """A student that can draw an image anew from its noise and its own last codes."""
+
+    def refined(
+        self, x_BLC: jax.Array, last_BLC: jax.Array, condition: Any
+    ) -> tuple[jax.Array, jax.Array]:
+        """Predict X_G once more.
+
+        Args:
+          x_BLC: noise, of all groups.
+          last_BLC: codes of the pass before, of which a position reads those before its group, and
+            its own; 0 where there was none, and then this is `__call__` at k = 0.
+          condition: as the teacher's.
+
+        Returns:
+          logits [B, L, V] and vectors [B, L, C], float32.
+        """
+
+
 class Autoencoded(NamedTuple):
     """Images through a tokenizer and back, as its training reads them.
 

@@ -18,7 +18,7 @@ from ddjax.method.flow import Solver
 from ddjax.method.groups import Groups
 from ddjax.method.guidance import Guidance, Guided
 from ddjax.method.keys import per_image
-from ddjax.method.protocols import Student, Teacher, Tokenizer
+from ddjax.method.protocols import RefiningStudent, Student, Teacher, Tokenizer
 from ddjax.runtime import sharding
 from ddjax.runtime.errors import UserError
 
@@ -163,6 +163,43 @@ def student_sample(
         nearest = jnp.where(given, start.ids_BL[:, split_at:], nearest)
         ids_BL = jnp.concatenate([ids_BL[:, :split_at], nearest], axis=1)
     return Drawn(ids_BL, x_BLC, logits)
+
+
+def self_refined(
+    student: RefiningStudent,
+    codes_VC: jax.Array,
+    eps_BLC: jax.Array,
+    condition: Any,
+    passes: int,
+) -> Drawn:
+    """Draw with a refining student, each pass from the noise and the codes of the pass before.
+
+    Args:
+      student: that draws.
+      codes_VC: the codebook.
+      eps_BLC: the noise.
+      condition: pytree with leading axis B.
+      passes: of the student, at least 1.
+
+    Raises:
+      UserError: the student is no refining one.
+    """
+    if not isinstance(student, RefiningStudent):
+        raise UserError(
+            f"{type(student).__name__} cannot refine its own images; train a refining student, "
+            "such as student.kind llamagen_refining_student"
+        )
+
+    def one(last_BLC: jax.Array, _: None) -> tuple[jax.Array, None]:
+        return best(last_BLC)[1], None
+
+    def best(last_BLC: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        logits, _ = student.refined(eps_BLC, last_BLC, condition)
+        ids = jnp.argmax(logits, axis=-1).astype(jnp.int32)
+        return ids, codes_VC[ids], logits
+
+    last = jax.lax.scan(one, jnp.zeros_like(eps_BLC), length=passes - 1)[0]
+    return Drawn(*best(last))
 
 
 class Images(NamedTuple):

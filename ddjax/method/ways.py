@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from ddjax.method import baselines, trajectory
 from ddjax.method.groups import Groups
-from ddjax.method.sampling import Batch, Drawn, Settings
+from ddjax.method.sampling import Batch, Drawn, Settings, self_refined
 from ddjax.runtime.errors import UserError
 
 
@@ -127,6 +127,37 @@ class StudentSteps(Way):
 
     def log_probs(self, batch: Batch, drawn: Drawn) -> jax.Array:
         """[B, L, V], by the student's logits in its last step."""
+        return jax.nn.log_softmax(drawn.logits_BLV.astype(jnp.float32), axis=-1)
+
+
+@dataclasses.dataclass(frozen=True)
+class SelfRefine(Way):
+    """One step of the student, then further passes from its noise and its own last codes (ours).
+
+    Of a `ddjax.method.protocols.RefiningStudent`; all tokens are read from the logits.
+    """
+
+    pattern = "self_refine_{further_passes}"
+    reads = ("student",)
+    maps_noise = True
+    continues = False
+    has_log_probs = True
+    further_passes: int
+
+    def passes(self, groups: Groups) -> int:
+        return 1 + self.further_passes
+
+    def problem(self, groups: Groups, settings: Settings) -> str:
+        return "" if self.further_passes >= 1 else "needs at least one further pass"
+
+    def draw(self, batch: Batch) -> Drawn:
+        return self_refined(
+            batch.models.student, batch.codes_VC, batch.eps_BLC, batch.condition,
+            1 + self.further_passes,
+        )
+
+    def log_probs(self, batch: Batch, drawn: Drawn) -> jax.Array:
+        """[B, L, V], by the student's logits in its last pass."""
         return jax.nn.log_softmax(drawn.logits_BLV.astype(jnp.float32), axis=-1)
 
 
@@ -252,7 +283,8 @@ class OneStepAll(OneStepClass):
 
 
 WAYS: tuple[type[Way], ...] = (
-    TeacherAR, TeacherFlow, StudentSteps, TeacherInvolved, Refine, Skip, OneStepClass, OneStepAll,
+    TeacherAR, TeacherFlow, StudentSteps, SelfRefine, TeacherInvolved, Refine, Skip, OneStepClass,
+    OneStepAll,
 )
 
 

@@ -19,9 +19,11 @@ DTYPES = ("float32", "bfloat16", "float16")
 MODELS = {
     "llamagen": llamagen.LlamaGenTeacher,
     "llamagen_student": llamagen.LlamaGenStudent,
+    "llamagen_refining_student": llamagen.LlamaGenRefiningStudent,
     "llamagen_tokenizer": vq.VQTokenizer,
     "var": var.VARTeacher,
     "var_student": var.VARStudent,
+    "var_refining_student": var.VARRefiningStudent,
     "var_tokenizer": multiscale_vq.MultiscaleTokenizer,
     "patch_tokenizer": patch_vq.PatchTokenizer,
     "classifier": classifier.Classifier,

@@ -147,13 +147,42 @@ class LlamaGenStudent(nnx.Module):
         Returns:
           logits [B, L, V] and vectors [B, L, C], float32, for the positions that are noise.
         """
+        return self._predict(self.code_embed(x_BLC), self.groups.is_data(k), condition)
+
+    def _predict(
+        self, h_BLD: jax.Array, is_data: jax.Array, condition: Any
+    ) -> tuple[jax.Array, jax.Array]:
+        """Logits and vectors from what is read at the positions of tokens."""
         tokens, valid = self.trunk.condition(condition)
-        is_data = jnp.broadcast_to(self.groups.is_data(k), x_BLC.shape[:2])
+        is_data = jnp.broadcast_to(is_data, h_BLD.shape[:2])
         is_data = jnp.concatenate([jnp.ones_like(valid), is_data], axis=1)
         dtype = self.trunk.dtype
-        h = jnp.concatenate([tokens.astype(dtype), self.code_embed(x_BLC)], axis=1)
+        h = jnp.concatenate([tokens.astype(dtype), h_BLD], axis=1)
         h = (h + self.noise_data_embed(is_data.astype(jnp.int32))).astype(dtype)
         mask = causal_mask(valid, h.shape[1], h.shape[1])
         h, _ = self.trunk.transformer(h, self.trunk.rope(), mask)
         h = h[:, tokens.shape[1] :]
         return self.trunk.logits(h), self.vector_head(h, condition_embed.pooled(tokens, valid))
+
+
+class LlamaGenRefiningStudent(LlamaGenStudent):
+    """A student that can read, beside the noise, the codes that it drew in its pass before.
+
+    At first it makes nothing of them.
+    """
+
+    published = None
+
+    def __init__(self, config: LlamaGenConfig, *, rngs: nnx.Rngs) -> None:
+        super().__init__(config, rngs=rngs)
+        self.last_embed = nnx.Linear(
+            config.code_dim, config.width, use_bias=False, dtype=jnp.dtype(config.dtype),
+            kernel_init=nnx.initializers.zeros, rngs=rngs,
+        )
+
+    def refined(
+        self, x_BLC: jax.Array, last_BLC: jax.Array, condition: Any
+    ) -> tuple[jax.Array, jax.Array]:
+        """See `ddjax.method.protocols.RefiningStudent`."""
+        h = self.code_embed(x_BLC) + self.last_embed(last_BLC)
+        return self._predict(h, self.groups.is_data(0), condition)

@@ -171,19 +171,51 @@ class VARStudent(nnx.Module):
         Returns:
           logits [B, L, V] and vectors [B, L, C], float32, for the positions that are noise.
         """
-        is_data = jnp.broadcast_to(self.groups.is_data(k), x_BLC.shape[:2])
+        condition_B1D, _ = self.trunk.condition(condition)
+        h = self.trunk.embed(condition_B1D, x_BLC)
+        return self._predict(h, self.groups.is_data(k), condition_B1D)
+
+    def _predict(
+        self, h_BSD: jax.Array, is_data: jax.Array, condition_B1D: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """Logits and vectors from what is read at the positions of condition and tokens."""
+        is_data = jnp.broadcast_to(is_data, (h_BSD.shape[0], self.groups.length))
         is_data = jnp.pad(is_data, ((0, 0), (1, 0)), constant_values=True)
         rows_2D = self.noise_data_embed.embedding[...]
         # Two rows a layer instead of a product at every position.
         rows_N2D = jax.vmap(lambda linear: linear(rows_2D))(self.noise_data)
-        condition_B1D, _ = self.trunk.condition(condition)
-        h = self.trunk.embed(condition_B1D, x_BLC) + noise_or_data(is_data, rows_2D)
+        h = h_BSD + noise_or_data(is_data, rows_2D)
         h, _ = self.trunk(
             h.astype(self.trunk.dtype), condition_B1D, student_mask(self.trunk.levels),
             between=Between(is_data, rows_N2D[:-1]),
         )
         h = (h + noise_or_data(is_data, rows_N2D[-1]))[:, 1:].astype(self.trunk.dtype)
         return self.trunk.logits(h, condition_B1D), self.vector_head(h, condition_B1D)
+
+
+class VARRefiningStudent(VARStudent):
+    """A student that can read, beside the noise, the codes that it drew in its pass before.
+
+    At first it makes nothing of them.
+    """
+
+    published = None
+
+    def __init__(self, config: VARConfig, *, rngs: nnx.Rngs) -> None:
+        super().__init__(config, rngs=rngs)
+        self.last_embed = nnx.Linear(
+            config.code_dim, config.width, use_bias=False, dtype=jnp.dtype(config.dtype),
+            kernel_init=nnx.initializers.zeros, rngs=rngs,
+        )
+
+    def refined(
+        self, x_BLC: jax.Array, last_BLC: jax.Array, condition: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """See `ddjax.method.protocols.RefiningStudent`."""
+        condition_B1D, _ = self.trunk.condition(condition)
+        last_BSD = jnp.pad(self.last_embed(last_BLC), ((0, 0), (1, 0), (0, 0)))
+        h = self.trunk.embed(condition_B1D, x_BLC) + last_BSD
+        return self._predict(h, self.groups.is_data(0), condition_B1D)
 
 
 def student_mask(levels: Groups) -> np.ndarray:

@@ -8,21 +8,24 @@ weights are read and nothing is allocated. The output says how each figure is es
 """
 
 import dataclasses
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from ddjax.config.schema import Config
+from ddjax.config.schema import MAP, SCORE, Config, TrainSection
 from ddjax.method.guidance import Guided
 from ddjax.plan import captions, compiled, memory
 from ddjax.runtime import flops, sharding
 from ddjax.runtime.devices import DEVICES, Device
 from ddjax.runtime.errors import UserError
-from ddjax.stages import distill_map, pair_generation
+from ddjax.stages import distill_map, distill_score, pair_generation
 from ddjax.storage import model_folder
-from ddjax.training import descent, loop
+from ddjax.training import descent, following, loop
+from ddjax.training.following import Beside, Followed
 
 # Usable share of a device's memory: the runtime and fragmentation take the rest.
 USABLE = 0.9
@@ -76,7 +79,7 @@ def models(config: Config) -> dict[str, nnx.Module]:
     """The models of the config as shapes and types."""
     parts = {"teacher": config.teacher, "student": config.student_model,
              "tokenizer": config.tokenizer}
-    if config.distill.perceptual:
+    if config.distill.perceptual and MAP in config.distill.method:
         parts["perceptual net"] = config.distill.perceptual_net
     return {name: model_folder.template(part.kind, part.model) for name, part in parts.items()}
 
@@ -168,6 +171,63 @@ def distill_stage(config: Config, nets: dict[str, nnx.Module], devices: int) -> 
     )
 
 
+def score_stages(config: Config, nets: dict[str, nnx.Module], devices: int) -> list[StagePlan]:
+    """Training of the fake model alone, then of student and fake model, a step after the other."""
+    section, fsdp = config.distill.score, config.mesh.fsdp
+    student, teacher = nets["student"], nets["teacher"]
+    frozen = distill_score.Frozen(
+        jax.eval_shape(lambda tokenizer: tokenizer.codebook, nets["tokenizer"]), teacher
+    )
+    fake_loss = functools.partial(distill_score.fake_loss, passes=section.passes)
+    follows = (fake_loss, teacher, student, section.fake_updates)
+    leads = (distill_score.loss_of(config), student, teacher, 1)
+
+    def plan(name: str, train: TrainSection, trained: Any, kept: Any, turns: list) -> StagePlan:
+        batch = train.batch // train.accumulate // devices
+        encoding = captions.encoding(config, batch)
+        rows, key = {"condition": captions.shapes(config, batch)}, jax.eval_shape(jax.random.key, 0)
+        programs = [
+            (jax.make_jaxpr(jax.value_and_grad(loss, has_aux=True))(
+                model, Beside(other, frozen), rows, key).jaxpr, times)
+            for loss, model, other, times in turns
+        ]
+
+        def total(count: Callable) -> float:
+            return train.accumulate * sum(times * count(jaxpr) for jaxpr, times in programs)
+
+        optimizers = jax.eval_shape(functools.partial(following.first, config=train), trained)
+        return StagePlan(
+            name, train.batch, train.steps,
+            total(flops.operations) + train.accumulate * encoding.operations,
+            total(flops.traffic) + train.accumulate * encoding.traffic,
+            {f"what is trained / {fsdp}": memory.size(trained) / fsdp,
+             f"its average / {fsdp}": memory.size(kept) / fsdp,
+             f"optimizer state / {fsdp}": memory.size(optimizers) / fsdp,
+             f"gradients / {fsdp}": max(memory.size(turn[1]) for turn in turns) / fsdp,
+             "teacher and codebook": memory.size(frozen),
+             **({"student": memory.size(student)} if trained is teacher else {}),
+             **_encoder(encoding),
+             "activations at their peak": max(
+                 encoding.peak, *(memory.peak(jaxpr) for jaxpr, _ in programs))},
+        )
+
+    return [
+        plan("fake model", section.fake, teacher, teacher, [(*follows[:3], 1)]),
+        plan("score", section.train, Followed(student, teacher), student, [follows, leads]),
+    ]
+
+
+def training_stages(
+    config: Config, nets: dict[str, nnx.Module], devices: int
+) -> list[StagePlan]:
+    """Trainings of the student by the methods of the config."""
+    methods = config.distill.method
+    return [
+        *([distill_stage(config, nets, devices)] if MAP in methods else []),
+        *(score_stages(config, nets, devices) if SCORE in methods else []),
+    ]
+
+
 def _encoder(encoding: captions.Encoding) -> dict[str, float]:
     return {"text encoder": encoding.weights} if encoding.weights else {}
 
@@ -180,7 +240,9 @@ def warnings(stages: list[StagePlan], device: Device) -> list[str]:
     """A line for each stage that does not fit, or might not if its estimate doubles."""
     usable = USABLE * device.memory
     less = {"pairs": "lower config.pairs.batch",
-            "distill": "raise config.distill.train.accumulate"}
+            "distill": "raise config.distill.train.accumulate",
+            "fake model": "raise config.distill.score.fake.accumulate",
+            "score": "raise config.distill.score.train.accumulate"}
     return [
         f"WARNING: {stage.name} {'will' if stage.total > usable else 'may'} not fit: "
         f"{stage.total / 1e9:.1f} GB, of which {stage.estimated / 1e9:.1f} are an estimate, where "
@@ -270,6 +332,20 @@ def check_utilisation(share: float) -> None:
         raise UserError(f"--utilisation: got {share}, must be above 0 and at most 1")
 
 
+def check_batches(config: Config, devices: int) -> None:
+    """Refuse batches of the student's trainings that the devices cannot share.
+
+    Raises:
+      UserError: see `loop.check_batch`.
+    """
+    section, methods = config.distill, config.distill.method
+    if MAP in methods:
+        loop.check_batch("distill", section.train, devices)
+    if SCORE in methods:
+        loop.check_batch("distill.score.fake", section.score.fake, devices)
+        loop.check_batch("distill.score", section.score.train, devices)
+
+
 def report(config: Config, devices: int, kind: str, utilisation: float) -> str:
     """The whole plan as text.
 
@@ -284,9 +360,11 @@ def report(config: Config, devices: int, kind: str, utilisation: float) -> str:
     """
     check_utilisation(utilisation)
     sharding.check_mesh(config.mesh.fsdp, devices)
-    loop.check_batch("distill", config.distill.train, devices)
+    check_batches(config, devices)
     device, nets, fsdp = DEVICES[kind], models(config), config.mesh.fsdp
-    stages = [make(config, nets, devices) for make in (pairs_stage, distill_stage)]
+    stages = training_stages(config, nets, devices)
+    if MAP in config.distill.method:
+        stages = [pairs_stage(config, nets, devices), *stages]
     counts = [f"| {name} | {parameters(net) / 1e6:.1f} |" for name, net in nets.items()]
     return "\n\n".join([
         f"{config.name} on {devices} x {kind} ({device.memory / 1e9:.0f} GB, "

@@ -22,6 +22,7 @@ from ddjax.method.codes import normalise_codes
 from ddjax.method.guidance import Guidance, Guided
 from ddjax.method.protocols import Student, Teacher
 from ddjax.training import loop
+from ddjax.training.descent import Loss
 from ddjax.training.following import Beside, Followed, Following
 
 # Conditions of the fresh noise, in turn; the noise itself never repeats.
@@ -36,25 +37,34 @@ class Frozen(NamedTuple):
 
 
 def drawn(
-    student: Student, codes_VC: jax.Array, condition: Any, key: jax.Array, temperature: float
-) -> tuple[jax.Array, jax.Array]:
-    """One-step samples of fresh noise: ids [B, L], vectors [B, L, C] straight through.
+    student: Student, codes_VC: jax.Array, condition: Any, key: jax.Array, passes: int
+) -> jax.Array:
+    """Logits [B, L, V] of samples of fresh noise.
 
     Args:
-      student: that draws.
+      student: that draws; refining, where there are more passes than one.
       codes_VC: the codebook.
       condition: pytree with leading axis B.
-      key: of the noise.
-      temperature: see `ddjax.method.score_distillation.straight_through`.
+      key: of the noise, and of how many passes an image is drawn in.
+      passes: the most; the gradient is that of the last pass of each image.
     """
     batch = len(jax.tree.leaves(condition)[0])
+    key, turn_key = jax.random.split(key)
     eps = jax.random.normal(key, (batch, student.groups.length, codes_VC.shape[1]))
-    logits, _ = student(eps, 0, condition)
-    return score_distillation.straight_through(logits, normalise_codes(codes_VC), temperature)
+    if passes == 1:
+        return student(eps, 0, condition)[0]
+    earlier_B = jax.random.randint(turn_key, (batch,), 0, passes)
+
+    def again(last_BLC: jax.Array, turn: jax.Array) -> tuple[jax.Array, None]:
+        drawn_BLC = codes_VC[student.refined(eps, last_BLC, condition)[0].argmax(-1)]
+        return jnp.where(turn < earlier_B[:, None, None], drawn_BLC, last_BLC), None
+
+    last_BLC = jax.lax.scan(again, jnp.zeros_like(eps), jnp.arange(passes - 1))[0]
+    return student.refined(eps, jax.lax.stop_gradient(last_BLC), condition)[0]
 
 
 def fake_loss(
-    fake: Teacher, beside: Beside, batch: dict[str, Any], key: jax.Array
+    fake: Teacher, beside: Beside, batch: dict[str, Any], key: jax.Array, *, passes: int
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Cross-entropy of a teacher on the ids that a student draws.
 
@@ -63,9 +73,11 @@ def fake_loss(
       beside: the student, and `Frozen`.
       batch: "condition", with leading axis B.
       key: of the noise.
+      passes: see `drawn`.
     """
-    ids_BL, _ = drawn(beside.other, beside.frozen.codes_VC, batch["condition"], key, 1.0)
-    logits_BLV = fake.logits(ids_BL, batch["condition"])
+    (student, frozen), condition = beside, batch["condition"]
+    ids_BL = drawn(student, frozen.codes_VC, condition, key, passes).argmax(-1).astype(jnp.int32)
+    logits_BLV = fake.logits(ids_BL, condition)
     nats = optax.softmax_cross_entropy_with_integer_labels(logits_BLV, ids_BL)
     return jnp.mean(nats), {}
 
@@ -90,17 +102,24 @@ def loss(
       guidance: how the teacher is sampled.
     """
     (fake, frozen), condition, keys = beside, batch["condition"], jax.random.split(key, 3)
-    ids_BL, x_BLC = drawn(student, frozen.codes_VC, condition, keys[0], section.temperature)
+    logits_BLV = drawn(student, frozen.codes_VC, condition, keys[0], section.passes)
+    codes_VC = normalise_codes(frozen.codes_VC)
+    ids_BL, x_BLC = score_distillation.straight_through(logits_BLV, codes_VC, section.temperature)
     towards = score_distillation.direction(
         Guided(frozen.teacher, guidance).log_probs(ids_BL, condition),
         jax.nn.log_softmax(fake.logits(ids_BL, condition)),
         x_BLC,
         section.levels.draw(keys[1], ids_BL.shape),
         jax.random.normal(keys[2], x_BLC.shape),
-        normalise_codes(frozen.codes_VC),
+        codes_VC,
     )
     distance = jnp.mean(jnp.abs(towards))
     return score_distillation.loss(towards, x_BLC), {"direction": distance}
+
+
+def loss_of(config: Config) -> Loss:
+    """The student's loss in a run."""
+    return functools.partial(loss, section=config.distill.score, guidance=config.guidance)
 
 
 def train(
@@ -129,12 +148,16 @@ def train(
     shared = {"source": source, "encode": source.encode, "seed": config.seed,
               "restore": config.restore}
     frozen = Frozen(codes_VC, teacher)
+    follow = Following(
+        functools.partial(fake_loss, passes=section.passes), section.fake_updates,
+        section.fake_rate,
+    )
     fake = loop.train(
         name="fake model",
         directory=directory / "fake",
         kind=config.teacher.kind,
         init=lambda rngs: jax.tree.map(jnp.copy, teacher),  # the steps use up its buffers
-        loss=fake_loss,
+        loss=follow.loss,
         frozen=Beside(student, frozen),
         config=section.fake,
         **shared,
@@ -144,8 +167,8 @@ def train(
         directory=directory,
         kind=config.student.kind,
         init=lambda rngs: Followed(student, fake),
-        loss=functools.partial(loss, section=section, guidance=config.guidance),
-        follow=Following(fake_loss, section.fake_updates, section.fake_rate),
+        loss=loss_of(config),
+        follow=follow,
         frozen=frozen,
         config=section.train,
         profile=config.profile,
