@@ -14,7 +14,7 @@ from ddjax.config.schema import ScoreSection, TrainSection
 from ddjax.method import score_distillation
 from ddjax.method.codes import normalise_codes
 from ddjax.method.guidance import Guidance, Guided
-from ddjax.models.llamagen import LlamaGenStudent, LlamaGenTeacher
+from ddjax.models.llamagen import LlamaGenRefiningStudent, LlamaGenStudent, LlamaGenTeacher
 from ddjax.runtime.errors import UserError
 from ddjax.stages import distill_score, registry, running
 from ddjax.stages.distill_score import Frozen
@@ -37,6 +37,11 @@ def players():
     return LlamaGenStudent(sizes, rngs=nnx.Rngs(2)), fake, teacher
 
 
+def noise(key):
+    """As `distill_score.drawn` makes it."""
+    return jax.random.normal(jax.random.split(key)[0], (4, 16, 4))
+
+
 def test_the_fake_model_learns_the_students_ids_alone():
     """Its gradient is that of its cross-entropy; the student and the teacher have none."""
     student, fake, teacher = players()
@@ -44,10 +49,10 @@ def test_the_fake_model_learns_the_students_ids_alone():
 
     def value(fake, student, teacher):
         beside = Beside(student, Frozen(CODES, teacher))
-        return distill_score.fake_loss(fake, beside, batch, key)[0]
+        return distill_score.fake_loss(fake, beside, batch, key, passes=1)[0]
 
     grads = jax.jit(jax.grad(value, argnums=(0, 1, 2)))(fake, student, teacher)
-    ids = student(jax.random.normal(key, (4, 16, 4)), 0, jnp.arange(4))[0].argmax(-1)
+    ids = student(noise(key), 0, jnp.arange(4))[0].argmax(-1)
 
     def nats(fake):
         logits = fake.logits(ids, jnp.arange(4))
@@ -74,7 +79,7 @@ def test_the_student_follows_the_direction_alone():
 
     grads = jax.jit(jax.grad(value, argnums=(0, 1, 2)))(student, fake, teacher)
     codes = normalise_codes(CODES)
-    eps = jax.random.normal(keys[0], (4, 16, 4))
+    eps = noise(keys[0])
     ids = student(eps, 0, label)[0].argmax(-1)
     towards = score_distillation.direction(
         Guided(teacher, GUIDANCE).log_probs(ids, label),
@@ -91,6 +96,24 @@ def test_the_student_follows_the_direction_alone():
         np.testing.assert_allclose(a, b, atol=2e-5)
     for still in jax.tree.leaves(grads[1:]):
         np.testing.assert_array_equal(still, 0)
+
+
+def test_images_are_drawn_in_one_to_so_many_passes():
+    """As many of each, and the gradient is that of the last pass alone."""
+    sizes = from_dict(tiny.get_config().to_dict()).teacher.model
+    student = LlamaGenRefiningStudent(sizes, rngs=nnx.Rngs(2))
+    table = student.last_embed.kernel
+    table[...] = jax.random.normal(jax.random.key(9), table.shape)
+    key, label = jax.random.key(4), jnp.arange(300) % 10
+    logits = jax.jit(lambda student: distill_score.drawn(student, CODES, label, key, 3))(student)
+    eps = jax.random.normal(jax.random.split(key)[0], (300, 16, 4))
+    last, shares = jnp.zeros_like(eps), []
+    for _ in range(3):
+        wanted = student.refined(eps, last, label)[0]
+        shares.append(np.abs(wanted - logits).max((1, 2)) < 1e-4)
+        last = CODES[wanted.argmax(-1)]
+    assert sum(shares).max() == sum(shares).min() == 1
+    assert all(70 < share.sum() < 130 for share in shares)
 
 
 def job(method):
@@ -119,6 +142,9 @@ def test_a_job(tmp_path, method):
 @pytest.mark.parametrize(("changes", "message"), [
     ({"method": "score", "score": None}, r"distill\.score: got none, must be given"),
     ({"method": "scores"}, r"distill\.method: got scores, must be map, score, or map,score"),
+    ({"method": "score", "score": {"train": TRAIN, "fake": TRAIN, "passes": 2}},
+     r"distill\.score\.passes: got 2, must be of a refining student: student\.kind "
+     r"llamagen_refining_student or var_refining_student, not llamagen_student"),
     ({"method": "score,map"}, r"distill\.method: got score,map, must be map, score"),
 ])
 def test_what_does_not_fit_is_refused(changes, message):

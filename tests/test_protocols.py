@@ -14,13 +14,13 @@ from ddjax.models import MODELS
 from ddjax.models.classifier import Classifier, ClassifierConfig
 from ddjax.models.clip import CLIP, CLIPConfig
 from ddjax.models.inception import Inception, InceptionConfig
-from ddjax.models.llamagen import LlamaGenStudent, LlamaGenTeacher
+from ddjax.models.llamagen import LlamaGenRefiningStudent, LlamaGenStudent, LlamaGenTeacher
 from ddjax.models.llamagen_trunk import LlamaGenConfig
 from ddjax.models.lpips import LPIPS, LPIPSConfig
 from ddjax.models.multiscale_vq import MultiscaleTokenizer, MultiscaleTokenizerConfig
 from ddjax.models.patch_vq import PatchTokenizer, PatchTokenizerConfig
 from ddjax.models.t5 import T5Config, T5Encoder
-from ddjax.models.var import VARStudent, VARTeacher
+from ddjax.models.var import VARRefiningStudent, VARStudent, VARTeacher
 from ddjax.models.var_trunk import VARConfig
 from ddjax.models.vq import VQTokenizer, VQTokenizerConfig
 from ddjax.runtime import trees
@@ -41,6 +41,10 @@ TEACHERS = {
 }
 STUDENTS = {
     "llamagen": LlamaGenStudent, "llamagen on captions": LlamaGenStudent, "var": VARStudent,
+}
+REFINING = {
+    "llamagen": LlamaGenRefiningStudent, "llamagen on captions": LlamaGenRefiningStudent,
+    "var": VARRefiningStudent,
 }
 IMAGES = {"image_size": 12, "image_channels": 3, "vocab_size": V, "code_dim": C}
 BLOCKS = {"channels": 8, "multipliers": (1, 1, 2), "blocks": 1, "z_channels": 8, "norm_groups": 4}
@@ -124,7 +128,7 @@ def test_a_model_has_all_that_its_protocol_asks_for(protocol, cls, config):
 def test_every_kind_of_model_is_tested_here():
     cases = {**TEACHERS, **TOKENIZERS, **NETS, **ENCODERS, **SCORERS}
     tested = {cls for cls, _ in cases.values()}
-    assert set(MODELS.values()) <= tested | set(STUDENTS.values())
+    assert set(MODELS.values()) <= tested | set(STUDENTS.values()) | set(REFINING.values())
 
 
 def shapes(tree):
@@ -201,6 +205,25 @@ def test_a_student_sees_earlier_groups_and_itself(name, head):
     found = moved(jax.jit(lambda x: model(x, 0, condition)[head]), x, changed)
     earlier = groups.of_token[:, None] < groups.of_token[None]
     np.testing.assert_array_equal(found, earlier | np.eye(length, dtype=bool))
+
+
+@pytest.mark.parametrize("name", REFINING)
+def test_a_refining_student_reads_its_last_codes(name):
+    """Those of earlier groups and its own; without any it is the student of one pass."""
+    config = TEACHERS[name][1]
+    model, groups = lively(REFINING[name], config), config.groups
+    assert isinstance(model, protocols.RefiningStudent)
+    length = groups.length
+    x, last = jax.random.normal(jax.random.key(1), (2, 1, length, C))
+    condition = jax.tree.map(lambda x: x[:1].repeat(length + 1, 0), conditions(config))
+    changed = last + jnp.eye(length)[..., None]
+    noise = x.repeat(length + 1, 0)
+    found = moved(jax.jit(lambda last: model.refined(noise, last, condition)[0]), last, changed)
+    earlier = groups.of_token[:, None] < groups.of_token[None]
+    np.testing.assert_array_equal(found, earlier | np.eye(length, dtype=bool))
+    for a, b in zip(model.refined(noise, 0 * noise, condition), model(noise, 0, condition),
+                    strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", TEACHERS)

@@ -38,6 +38,15 @@ class ToyStudent:
         return jnp.einsum("blc,cv->blv", h, self.head), jnp.cos(2 * h)
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass
+class ToyRefiningStudent(ToyStudent):
+    """Reads its last codes as it reads noise."""
+
+    def refined(self, x, last, condition):
+        return self(x + 0.7 * last, 0, condition)
+
+
 @dataclasses.dataclass
 class ToyTokenizer:
     codebook: jax.Array
@@ -152,6 +161,21 @@ def test_refinement_with_all_passes_is_the_exact_map():
     assert (draw("refine_1")[2].x_BLC != exact).any()
 
 
+def test_a_student_refines_its_own_images():
+    """Each pass from the same noise and the codes of the pass before; the first has none."""
+    net = ToyRefiningStudent(student().head, SIZES)
+    eps, label, drawn = draw("self_refine_2", given=models()._replace(student=net))
+    book, last = codes_of(VOCAB), jnp.zeros_like(eps)
+    for turn in range(3):
+        logits, _ = net.refined(eps, last, label)
+        assert turn == 0 or (book[logits.argmax(-1)] != last).any()
+        last = book[logits.argmax(-1)]
+    np.testing.assert_array_equal(drawn.x_BLC, last)
+    np.testing.assert_array_equal(drawn.logits_BLV, logits)
+    with pytest.raises(UserError, match="ToyStudent cannot refine its own images; train a"):
+        draw("self_refine_1")
+
+
 @pytest.mark.parametrize("name", ["teacher_ar", "teacher_flow", "student_2step", "skip_1"])
 def test_a_prefix_of_ids_stays(name):
     """Its own continuation, given back as a prefix, ends the same where noise decides."""
@@ -257,8 +281,8 @@ def test_what_is_drawn_depends_on_the_image_alone(name):
     ("name", "passes"),
     [("teacher_ar", 256), ("teacher_flow", 256), ("student_1step", 1), ("student_2step", 2),
      ("teacher_involved_60_80", 22), ("teacher_involved_0_80", 81), ("teacher_involved_0_256", 256),
-     ("refine_1", 2), ("refine_2", 3), ("skip_106", 150), ("onestep_class", 1),
-     ("onestep_all", 1)],
+     ("refine_1", 2), ("refine_2", 3), ("self_refine_2", 3), ("skip_106", 150),
+     ("onestep_class", 1), ("onestep_all", 1)],
 )
 def test_passes_of_each_way(name, passes):
     """Those of the paper's tables, for the methods it has."""

@@ -184,7 +184,7 @@ def self_refined(
     Raises:
       UserError: the student is no refining one.
     """
-    if not isinstance(student, RefiningStudent):
+    if not hasattr(student, "refined"):
         raise UserError(
             f"{type(student).__name__} cannot refine its own images; train a refining student, "
             "such as student.kind llamagen_refining_student"
