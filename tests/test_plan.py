@@ -61,6 +61,34 @@ def test_memory_of_the_tiny_job():
     assert training.bytes["activations at their peak"] > 0
 
 
+def test_score_distillation_keeps_student_fake_model_and_two_optimizers():
+    tree = tiny.get_config().to_dict()
+    train = {"steps": 10, "batch": 8, "learning_rate": 1e-3, "warmup": 2}
+    tree["distill"] |= {"method": "score", "score": {"train": train, "fake": {**train, "steps": 7}}}
+    config, again = (
+        from_dict({**tree, "mesh": {"fsdp": 2}, "distill": {**tree["distill"], "score": {
+            **tree["distill"]["score"], "fake_updates": updates}}})
+        for updates in (1, 4)
+    )
+    nets = report.models(config)
+    student, teacher = (4 * report.parameters(nets[name]) for name in ("student", "teacher"))
+    fake, score = report.training_stages(config, nets, 4)
+    assert score.bytes["what is trained / 2"] == (student + teacher) / 2
+    assert score.bytes["its average / 2"] == student / 2
+    moments = student + teacher  # two each, cut in two
+    assert moments <= score.bytes["optimizer state / 2"] < moments + 64
+    assert score.bytes["gradients / 2"] == max(student, teacher) / 2  # one after the other
+    assert score.bytes["teacher and codebook"] == teacher + 4 * 16 * 4
+    assert fake.bytes["what is trained / 2"] == teacher / 2 and fake.bytes["student"] == student
+    more = report.training_stages(again, nets, 4)[1]
+    assert more.operations - score.operations == pytest.approx(3 * fake.operations)
+    assert more.bytes == score.bytes
+    assert (fake.calls, score.calls) == (7, 10)
+    assert "perceptual net" not in nets
+    with pytest.raises(UserError, match=r"distill\.score\.fake: train\.batch 8 cannot be shared"):
+        report.report(config, 16, "v4", 0.3)
+
+
 @pytest.mark.slow
 def test_captions_cost_their_encoder_or_a_cache(tmp_path):
     tree = llamagen_t2i.get_config("tiny").to_dict()
