@@ -41,6 +41,13 @@ def get_config() -> ConfigDict:
             "perceptual_net": classifier,
             "validate_every": 500,
             "train": {"steps": 3000, "batch": 64, "learning_rate": 2e-3},
+            "score": {
+                "train": {"steps": 800, "batch": 64, "learning_rate": 2e-4, "warmup": 20,
+                          "checkpoint_every": 100},
+                "fake": {"steps": 400, "batch": 64, "learning_rate": 1e-3, "warmup": 20},
+                "fake_updates": 3,
+                "fake_rate": 5.0,
+            },
         },
         "evaluate": {"samples": 20_000, "batch": 500, "features": classifier,
                      "methods": common.METHODS_OF_16_TOKENS},

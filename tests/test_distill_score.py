@@ -1,5 +1,6 @@
 """Score distillation of a student: who gets which gradient, and a job that does it."""
 
+import dataclasses
 import functools
 
 import jax
@@ -15,6 +16,10 @@ from ddjax.method import score_distillation
 from ddjax.method.codes import normalise_codes
 from ddjax.method.guidance import Guidance, Guided
 from ddjax.models.llamagen import LlamaGenRefiningStudent, LlamaGenStudent, LlamaGenTeacher
+from ddjax.models.llamagen_trunk import LlamaGenConfig
+from ddjax.models.var import VARRefiningStudent, VARTeacher
+from ddjax.models.var_trunk import VARConfig
+from ddjax.runtime import trees
 from ddjax.runtime.errors import UserError
 from ddjax.stages import distill_score, registry, running
 from ddjax.stages.distill_score import Frozen
@@ -116,6 +121,45 @@ def test_images_are_drawn_in_one_to_so_many_passes():
     assert all(70 < share.sum() < 130 for share in shares)
 
 
+CAPTION = {"caption_tokens": 3, "caption_dim": 6}
+SIZES = {"vocab_size": 16, "code_dim": 4, "width": 16, "layers": 2, "heads": 2}
+FAMILIES = {
+    "captions": (LlamaGenTeacher, LlamaGenRefiningStudent,
+                 LlamaGenConfig(grid=2, **CAPTION, **SIZES),
+                 {"features": jax.random.normal(jax.random.key(1), (4, 3, 6)),
+                  "mask": jnp.arange(3) < jnp.array([[1], [2], [3], [3]])}),
+    "scales": (VARTeacher, VARRefiningStudent, VARConfig(scales=(1, 2), num_classes=4, **SIZES),
+               jnp.arange(4)),
+}
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_family_and_condition_has_both_gradients(name):
+    """In one and two passes; of the student all that its logits depend on."""
+    teacher_of, student_of, sizes, condition = FAMILIES[name]
+    teacher, fake = (teacher_of(sizes, rngs=nnx.Rngs(seed)) for seed in (0, 1))
+    student = student_of(sizes, rngs=nnx.Rngs(2))
+    section = dataclasses.replace(SECTION, passes=2)
+    frozen, batch, key = Frozen(CODES, teacher), {"condition": condition}, jax.random.key(3)
+
+    @jax.jit
+    def gradients(student, fake):
+        lead = jax.grad(distill_score.loss, has_aux=True)(
+            student, Beside(fake, frozen), batch, key, section=section, guidance=GUIDANCE
+        )
+        follow = jax.grad(distill_score.fake_loss, has_aux=True)(
+            fake, Beside(student, frozen), batch, key, passes=2
+        )
+        return lead[0], follow[0]
+
+    student_grads, fake_grads = map(trees.flatten, gradients(student, fake))
+    assert all(np.isfinite(leaf).all() for leaf in (*student_grads.values(), *fake_grads.values()))
+    for grads, part in ((student_grads, "trunk"), (fake_grads, "trunk"),
+                        (student_grads, "last_embed")):
+        assert max(np.abs(leaf).max() for at, leaf in grads.items() if part in at) > 1e-6
+    assert all((leaf == 0).all() for at, leaf in student_grads.items() if "vector_head" in at)
+
+
 def job(method):
     tree = tiny.get_config().to_dict()
     tree["distill"] |= {"method": method, "perceptual": 0.0,
@@ -127,15 +171,19 @@ def job(method):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["score", "map,score"])
-def test_a_job(tmp_path, method):
+@pytest.mark.parametrize(("method", "passes", "cls"), [
+    ("score", 1, LlamaGenStudent), ("map,score", 2, LlamaGenRefiningStudent),
+])
+def test_a_job(tmp_path, method, passes, cls):
     tree = job(method)
+    tree["distill"]["score"]["passes"] = passes
+    if passes > 1:
+        tree["student"]["kind"] = "llamagen_refining_student"
+    tree["sample"] |= {"method": "self_refine_1" if passes > 1 else "student_1step"}
     config = from_dict(tree)
-    stages = ["pairs"] * ("map" in method) + ["distill"]
-    for name in stages:
+    for name in ["pairs"] * ("map" in method) + ["distill", "sample"]:
         running.run(config, tmp_path, registry.STAGES[name])
-    student = run_models.load(config, tmp_path, "student")
-    assert isinstance(student, LlamaGenStudent)
+    assert isinstance(run_models.load(config, tmp_path, "student"), cls)
     assert (tmp_path / "distill" / "map" / "model").exists() == ("map" in method)
 
 
@@ -145,6 +193,8 @@ def test_a_job(tmp_path, method):
     ({"method": "score", "score": {"train": TRAIN, "fake": TRAIN, "passes": 2}},
      r"distill\.score\.passes: got 2, must be of a refining student: student\.kind "
      r"llamagen_refining_student or var_refining_student, not llamagen_student"),
+    ({"method": "score", "score": {"train": TRAIN, "fake": TRAIN, "fake_updates": 0}},
+     r"distill\.score\.fake_updates: got 0, must be >= 1"),
     ({"method": "score,map"}, r"distill\.method: got score,map, must be map, score"),
 ])
 def test_what_does_not_fit_is_refused(changes, message):
@@ -152,3 +202,12 @@ def test_what_does_not_fit_is_refused(changes, message):
     tree["distill"] |= changes
     with pytest.raises(UserError, match=message):
         from_dict(tree)
+
+
+def test_a_student_that_cannot_refine_itself_is_not_evaluated_so():
+    tree = job("map")
+    tree["evaluate"]["methods"] = "self_refine_1"
+    with pytest.raises(UserError, match=r"evaluate\.methods: got self_refine_1, must be of a refin"):
+        from_dict(tree)
+    tree["student"]["kind"] = "llamagen_refining_student"
+    assert from_dict(tree).evaluate.methods == ("self_refine_1",)

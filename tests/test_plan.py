@@ -204,6 +204,27 @@ def test_the_compiler_counts_the_share_of_what_is_trained():
 
 
 @pytest.mark.slow
+def test_the_compiler_counts_the_share_of_both_that_score_distillation_trains():
+    """Of the fake model and its optimizer too."""
+    tree, found = tiny.get_config().to_dict(), {}
+    train = {"steps": 10, "batch": 8, "learning_rate": 1e-3, "warmup": 2}
+    tree["distill"] |= {"method": "score", "score": {"train": train, "fake": train}}
+    for fsdp in (1, 4):
+        config = from_dict({**tree, "mesh": {"fsdp": fsdp}})
+        nets = report.models(config)
+        with jax.set_mesh(sharding.make_mesh(fsdp)):
+            found[fsdp] = compiled.score_step(config, nets).arguments
+    sizes = {}
+    with jax.set_mesh(sharding.make_mesh(4)):
+        for name, copies in (("student", 4), ("teacher", 3)):  # moments, and an average of one
+            cut = jax.tree.leaves(sharding.shard(nets[name], nets[name].layout))
+            sizes[name] = copies * sum(
+                memory.size(leaf) for leaf in cut if not leaf.sharding.is_fully_replicated
+            )
+    assert found[1] - found[4] == (sizes["student"] + sizes["teacher"]) * 3 / 4
+
+
+@pytest.mark.slow
 def test_the_compiled_table_has_both_programs(monkeypatch):
     monkeypatch.setattr(compiled, "simulate", lambda devices: None)  # tests have them already
     rows = report.compiled_table(tiny_config(fsdp=2), 8).splitlines()

@@ -14,8 +14,9 @@ from flax import nnx
 from ddjax.config.schema import Config
 from ddjax.plan import captions
 from ddjax.runtime import sharding
-from ddjax.stages import distill_map, pair_generation
+from ddjax.stages import distill_map, distill_score, pair_generation
 from ddjax.training import loop
+from ddjax.training.following import Followed
 
 
 class Compiled(NamedTuple):
@@ -47,6 +48,25 @@ def training_step(config: Config, nets: dict[str, nnx.Module]) -> Compiled:
         jax.eval_shape(jax.random.key, 0), sharding.batch_like(_array(jnp.bool_, devices)),
         loss=distill_map.loss_of(config, noise_seed=config.seed),
         config=section,
+    )
+
+
+def score_step(config: Config, nets: dict[str, nnx.Module]) -> Compiled:
+    """The step of score distillation on the current mesh."""
+    section = config.distill.score.train
+    codes_VC = jax.eval_shape(lambda tokenizer: tokenizer.codebook, nets["tokenizer"])
+    first = jax.eval_shape(
+        lambda student, fake: loop.first_state(Followed(student, fake), section),
+        nets["student"], nets["teacher"],
+    )
+    return _compile(
+        loop.train_step, sharding.shard(first, first.model.layout),
+        sharding.replicate(distill_score.Frozen(codes_VC, nets["teacher"])),
+        sharding.batch_like({"condition": captions.shapes(config, section.batch)}),
+        jax.eval_shape(jax.random.key, 0),
+        sharding.batch_like(_array(jnp.bool_, sharding.devices())),
+        loss=distill_score.loss_of(config), config=section,
+        follow=distill_score.following_of(config),
     )
 
 

@@ -178,8 +178,8 @@ def score_stages(config: Config, nets: dict[str, nnx.Module], devices: int) -> l
     frozen = distill_score.Frozen(
         jax.eval_shape(lambda tokenizer: tokenizer.codebook, nets["tokenizer"]), teacher
     )
-    fake_loss = functools.partial(distill_score.fake_loss, passes=section.passes)
-    follows = (fake_loss, teacher, student, section.fake_updates)
+    follow = distill_score.following_of(config)
+    follows = (follow.loss, teacher, student, follow.updates)
     leads = (distill_score.loss_of(config), student, teacher, 1)
 
     def plan(name: str, train: TrainSection, trained: Any, kept: Any, turns: list) -> StagePlan:
@@ -293,15 +293,20 @@ def compiled_table(config: Config, devices: int) -> str:
     """What XLA's compiler for CPUs takes for the same programs, as Markdown."""
     nets = models(config)
     compiled.simulate(devices)
+    steps, methods = {}, config.distill.method
+    if MAP in methods:
+        with jax.set_mesh(sharding.one_device()):
+            steps["pairs"] = compiled.pairs(config, nets)
     with jax.set_mesh(sharding.make_mesh(config.mesh.fsdp)):
-        training = compiled.training_step(config, nets)
-    with jax.set_mesh(sharding.one_device()):
-        pairs = compiled.pairs(config, nets)
+        if MAP in methods:
+            steps["distill"] = compiled.training_step(config, nets)
+        if SCORE in methods:
+            steps["score"] = compiled.score_step(config, nets)
     return "\n".join([
         f"| compiled for {devices} simulated CPU devices | arguments, GB a device | intermediate |",
         "| --- | ---: | ---: |",
         *(f"| {name} | {found.arguments / 1e9:.3f} | {found.intermediate / 1e9:.3f} |"
-          for name, found in (("pairs", pairs), ("distill", training))),
+          for name, found in steps.items()),
     ])
 
 

@@ -122,6 +122,13 @@ def loss_of(config: Config) -> Loss:
     return functools.partial(loss, section=config.distill.score, guidance=config.guidance)
 
 
+def following_of(config: Config) -> Following:
+    """How the fake model follows the student in a run."""
+    section = config.distill.score
+    fake = functools.partial(fake_loss, passes=section.passes)
+    return Following(fake, section.fake_updates, section.fake_rate)
+
+
 def train(
     config: Config,
     directory: Path,
@@ -147,11 +154,7 @@ def train(
     source = Conditioned(Arrays({"condition": numbers}), conditions)
     shared = {"source": source, "encode": source.encode, "seed": config.seed,
               "restore": config.restore}
-    frozen = Frozen(codes_VC, teacher)
-    follow = Following(
-        functools.partial(fake_loss, passes=section.passes), section.fake_updates,
-        section.fake_rate,
-    )
+    frozen, follow = Frozen(codes_VC, teacher), following_of(config)
     fake = loop.train(
         name="fake model",
         directory=directory / "fake",
