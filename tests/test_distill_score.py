@@ -207,7 +207,7 @@ def test_what_does_not_fit_is_refused(changes, message):
 def test_a_student_that_cannot_refine_itself_is_not_evaluated_so():
     tree = job("map")
     tree["evaluate"]["methods"] = "self_refine_1"
-    with pytest.raises(UserError, match=r"evaluate\.methods: got self_refine_1, must be of a refin"):
+    with pytest.raises(UserError, match=r"evaluate\.methods: got self_refine_1, must be of a"):
         from_dict(tree)
     tree["student"]["kind"] = "llamagen_refining_student"
     assert from_dict(tree).evaluate.methods == ("self_refine_1",)
