@@ -127,7 +127,7 @@ FAMILIES = {
     "captions": (LlamaGenTeacher, LlamaGenRefiningStudent,
                  LlamaGenConfig(grid=2, **CAPTION, **SIZES),
                  {"features": jax.random.normal(jax.random.key(1), (4, 3, 6)),
-                  "mask": jnp.arange(3) < jnp.array([[1], [2], [3], [3]])}),
+                  "mask": jnp.arange(3)[None] < jnp.array([[1], [2], [3], [3]])}),
     "scales": (VARTeacher, VARRefiningStudent, VARConfig(scales=(1, 2), num_classes=4, **SIZES),
                jnp.arange(4)),
 }
