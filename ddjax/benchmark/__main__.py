@@ -16,6 +16,7 @@ accelerator and measures the published sizes on it, part by part (`ddjax.benchma
 import functools
 import importlib
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -122,7 +123,7 @@ def against_torch(config: Config | None) -> tuple[dict[str, Any], str]:
 
 
 def _command() -> str:
-    return " ".join(["python -m ddjax.benchmark", *sys.argv[1:]])
+    return " ".join(["python -m ddjax.benchmark", *map(shlex.quote, sys.argv[1:])])
 
 
 def _is_installed(*packages: str) -> bool:
