@@ -64,6 +64,10 @@ class Drawn(NamedTuple):
     x_BLC: jax.Array
     logits_BLV: jax.Array | None = None
 
+    def log_probs(self) -> jax.Array:
+        """[B, L, V], by the student's logits."""
+        return jax.nn.log_softmax(self.logits_BLV.astype(jnp.float32), axis=-1)
+
 
 @dataclasses.dataclass(frozen=True)
 class Batch:

@@ -9,7 +9,6 @@ import re
 from typing import ClassVar
 
 import jax
-import jax.numpy as jnp
 
 from ddjax.method import baselines, trajectory
 from ddjax.method.groups import Groups
@@ -127,7 +126,7 @@ class StudentSteps(Way):
 
     def log_probs(self, batch: Batch, drawn: Drawn) -> jax.Array:
         """[B, L, V], by the student's logits in its last step."""
-        return jax.nn.log_softmax(drawn.logits_BLV.astype(jnp.float32), axis=-1)
+        return drawn.log_probs()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,7 +157,7 @@ class SelfRefine(Way):
 
     def log_probs(self, batch: Batch, drawn: Drawn) -> jax.Array:
         """[B, L, V], by the student's logits in its last pass."""
-        return jax.nn.log_softmax(drawn.logits_BLV.astype(jnp.float32), axis=-1)
+        return drawn.log_probs()
 
 
 @dataclasses.dataclass(frozen=True)
