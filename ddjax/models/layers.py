@@ -1,4 +1,4 @@
-"""Layers that model families share: stacks of blocks, adaptive norm, the vector head."""
+"""Layers that model families share: stacks, adaptive norm, what only students have."""
 
 from collections.abc import Callable
 
@@ -54,3 +54,17 @@ class VectorHead(nnx.Module):
         """Vectors [B, L, C], float32, from a trunk's output before its last norm."""
         shift, scale = (row + condition_B1D for row in self.shift_scale[:, None, None])
         return self.linear(adaptive_norm(h_BLD, scale, shift))
+
+
+def last_embed(width: int, code_dim: int, dtype: jnp.dtype, rngs: nnx.Rngs) -> nnx.Linear:
+    """How a refining student reads the codes of its pass before: not at all, at first.
+
+    Args:
+      width: D.
+      code_dim: C.
+      dtype: of the computation.
+      rngs: of the initial weights.
+    """
+    return nnx.Linear(
+        code_dim, width, use_bias=False, dtype=dtype, kernel_init=nnx.initializers.zeros, rngs=rngs
+    )

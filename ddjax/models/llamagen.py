@@ -13,7 +13,7 @@ from flax import nnx
 from ddjax.method.groups import Groups
 from ddjax.method.protocols import Tokenizer
 from ddjax.models import condition_embed
-from ddjax.models.layers import VectorHead
+from ddjax.models.layers import VectorHead, last_embed
 from ddjax.models.llamagen_trunk import LlamaGenConfig, LlamaGenTrunk, causal_mask
 from ddjax.models.published import PublishedWeights
 from ddjax.models.transformer import KeysValues, Transformer, TransformerCache
@@ -175,9 +175,8 @@ class LlamaGenRefiningStudent(LlamaGenStudent):
 
     def __init__(self, config: LlamaGenConfig, *, rngs: nnx.Rngs) -> None:
         super().__init__(config, rngs=rngs)
-        self.last_embed = nnx.Linear(
-            config.code_dim, config.width, use_bias=False, dtype=jnp.dtype(config.dtype),
-            kernel_init=nnx.initializers.zeros, rngs=rngs,
+        self.last_embed = last_embed(
+            config.width, config.code_dim, jnp.dtype(config.dtype), rngs
         )
 
     def refined(

@@ -203,9 +203,8 @@ class VARRefiningStudent(VARStudent):
 
     def __init__(self, config: VARConfig, *, rngs: nnx.Rngs) -> None:
         super().__init__(config, rngs=rngs)
-        self.last_embed = nnx.Linear(
-            config.code_dim, config.width, use_bias=False, dtype=jnp.dtype(config.dtype),
-            kernel_init=nnx.initializers.zeros, rngs=rngs,
+        self.last_embed = layers.last_embed(
+            config.width, config.code_dim, jnp.dtype(config.dtype), rngs
         )
 
     def refined(
