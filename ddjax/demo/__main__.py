@@ -11,7 +11,8 @@ import time
 from absl import flags
 
 from ddjax import cli
-from ddjax.demo import address, models
+from ddjax.demo import address, models, warming
+from ddjax.demo.drawing import Studio
 from ddjax.method.guidance import Guidance
 from ddjax.runtime.errors import UserError
 
@@ -36,8 +37,9 @@ def main() -> None:
     found = _models()
     from ddjax.demo import page  # takes seconds, which what is wrong need not wait for
 
-    blocks, warming = page.build(*found)
-    warming.start()
+    studio = Studio(found.pipe)
+    blocks, first = page.build(studio, found.parts, found.name)
+    warming.start(studio, first)
     page.launch(blocks, *at)
     if warning := address.warning(*at):
         print(warning, file=sys.stderr)

@@ -1,7 +1,9 @@
-"""Drawing for the page: methods on the same noise, with time, passes and equal tokens."""
+"""Drawing for the page: methods on the same noise, with time and passes."""
 
+import collections
 import dataclasses
 import functools
+import threading
 from typing import Any
 
 import jax
@@ -30,21 +32,22 @@ class Row:
       method: its name.
       passes: of networks, for an image.
       out: the images.
-      equal: share of tokens that equal those of the teacher's map of the same noise; None where
-        they were not compared.
       about: of each image, what it takes to draw it again.
     """
 
     method: str
     passes: int
     out: Output
-    equal: float | None
     about: list[dict[str, Any]]
 
     @property
     def milliseconds(self) -> float:
         """For an image, from noise to pixels."""
         return self.out.seconds / len(self.out.ids) * 1e3
+
+    def equal(self, other: "Row") -> float:
+        """Share of tokens that equal those of another row of the same noise."""
+        return float(np.mean(self.out.ids == other.out.ids))
 
 
 class Studio:
@@ -53,6 +56,7 @@ class Studio:
     def __init__(self, pipe: Pipeline) -> None:
         self.pipe = pipe
         self._guided = functools.lru_cache(maxsize=4)(pipe.guided)
+        self._compiling: dict[tuple, threading.Lock] = collections.defaultdict(threading.Lock)
         self._ran: set[tuple[Guidance, Way, int]] = set()
         self._last: tuple[tuple[Request, str], Row] | None = None
 
@@ -61,7 +65,7 @@ class Studio:
         return self.pipe if guidance == self.pipe.settings.guidance else self._guided(guidance)
 
     def prepare(self, request: Request, method: str) -> None:
-        """Compile what a method takes for this many images.
+        """Compile what a method takes for this many images; waits where another thread does so.
 
         Raises:
           UserError: they do not fit into memory, or the method has not what it needs.
@@ -70,7 +74,8 @@ class Studio:
         conditions = None
         if "prompts" in request.call:
             conditions = pipe.conditions.of_prompts(request.call["prompts"])
-        needed = pipe.prepare(way, request.count, conditions=conditions)
+        with self._compiling[request.guidance, way, request.count]:
+            needed = pipe.prepare(way, request.count, conditions=conditions)
         free = memory.free(pipe.mesh.devices.flat[0])
         if free is not None and needed > free:
             raise UserError(
@@ -78,13 +83,8 @@ class Studio:
                 f"{free / 2**30:.1f} GiB are free; ask for fewer images"
             )
 
-    def draw(self, request: Request, method: str, map_ids: np.ndarray | None = None) -> Row:
+    def draw(self, request: Request, method: str) -> Row:
         """The images of a request by one method.
-
-        Args:
-          request: whose conditions, seed and guidance count.
-          method: by name.
-          map_ids: [N, L], tokens of the teacher's map of the same noise, where known.
 
         Raises:
           UserError: as `Pipeline.__call__`.
@@ -96,14 +96,12 @@ class Studio:
         if program not in self._ran and out.seconds < SOON:
             out = pipe(**call)  # the first run of a program is slower
         self._ran.add(program)
-        map_ids = out.ids if way == MAP else map_ids
-        equal = None if map_ids is None else float(np.mean(out.ids == map_ids))
         guidance = dataclasses.asdict(request.guidance)
         about = [
             {"call": call, "position": i, "title": title, "guidance": guidance}
             for i, title in enumerate(out.titles)
         ]
-        return Row(method, way.passes(pipe.groups), out, equal, about)
+        return Row(method, way.passes(pipe.groups), out, about)
 
     def is_drawn(self, request: Request, method: str) -> bool:
         """Whether `frames` has at hand what a method drew."""

@@ -9,9 +9,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from ddjax.demo import requests, words
-from ddjax.demo.drawing import MAP, Row, Studio, is_out_of_memory
+from ddjax.demo.drawing import Row, Studio, is_out_of_memory
 from ddjax.demo.requests import Request
-from ddjax.demo.warming import Warming
 from ddjax.method import ways
 from ddjax.runtime.errors import UserError
 
@@ -50,11 +49,10 @@ class Events:
 
     Args:
       studio: draws.
-      warming: is compiling.
     """
 
-    def __init__(self, studio: Studio, warming: Warming) -> None:
-        self.studio, self.warming = studio, warming
+    def __init__(self, studio: Studio) -> None:
+        self.studio = studio
 
     def read(
         self, asked: str, count: int, seed: float | None, ticked: list[str], others: str,
@@ -85,24 +83,15 @@ class Events:
         )
         return requests.read(pipe, asked, count, seed, ticked, others, guidance)
 
-    def warm(self) -> Iterator[str]:
-        """How far compiling is, until it is done."""
-        for done, total, what in self.warming.steps():
-            yield words.progress(done, total, what)
-
     @in_words
     def gallery(self, *fields: Any) -> Iterator[str]:
         """Each method's images, one method after another."""
-        request = self.read(*fields)
-        # The map first: the others are compared with it.
-        methods = sorted(request.methods, key=lambda name: name != MAP.name)
-        rows: list[Row] = []
-        for i, method in enumerate(methods):
-            yield words.gallery(rows, methods[i:])
-            map_ids = rows[0].out.ids if rows and rows[0].method == MAP.name else None
+        request, rows = self.read(*fields), []
+        for method in request.methods:
+            yield words.gallery(rows, len(request.methods), method)
             self.studio.prepare(request, method)
-            rows.append(self.studio.draw(request, method, map_ids))
-        yield words.gallery(rows, archive=True)
+            rows.append(self.studio.draw(request, method))
+        yield words.gallery(rows, len(rows))
 
     @in_words
     def trajectory(self, k: int, method: str, *fields: Any) -> Iterator[str]:

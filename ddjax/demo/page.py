@@ -9,8 +9,7 @@ from ddjax.data.conditions import CaptionTexts
 from ddjax.demo import requests
 from ddjax.demo.drawing import Studio
 from ddjax.demo.events import Events
-from ddjax.demo.requests import COUNTS, FIELDS
-from ddjax.demo.warming import Warming
+from ddjax.demo.requests import COUNTS, FIELDS, Request
 from ddjax.method.ways import Way
 from ddjax.pipeline import Pipeline
 
@@ -29,20 +28,17 @@ INTRODUCTION = (
 )
 
 
-def build(pipe: Pipeline, parts: set[str], name: str) -> tuple[gr.Blocks, Warming]:
-    """The page, and what compiles its first images.
+def build(studio: Studio, parts: set[str], name: str) -> tuple[gr.Blocks, Request]:
+    """The page, and what it asks for when it opens.
 
     Args:
-      pipe: that draws.
+      studio: draws.
       parts: which models it has: "teacher", "student".
       name: of the run.
     """
-    offered, studio = requests.methods(pipe, parts), Studio(pipe)
+    pipe, events = studio.pipe, Events(studio)
+    offered = requests.methods(pipe, parts)
     first = [way.name for way in offered if way.name in FIRST_METHODS]
-    warming = Warming(studio, requests.read(
-        pipe, _first_asked(pipe), FIRST_COUNT, FIRST_SEED, first, "", pipe.settings.guidance
-    ))
-    events = Events(studio, warming)
     # No telemetry and no look for newer versions: nothing outside this machine is asked.
     with gr.Blocks(title=f"ddjax: {name}", analytics_enabled=False) as page:
         gr.Markdown(f"# {name}\n\n{INTRODUCTION}")
@@ -62,11 +58,10 @@ def build(pipe: Pipeline, parts: set[str], name: str) -> tuple[gr.Blocks, Warmin
         other.click(
             lambda seed: int(seed or 0) + 1, seed, seed, queue=False, api_visibility="private"
         ).then(**drawing)
-        page.load(
-            events.warm, outputs=shown, concurrency_limit=None, api_visibility="private",
-            show_progress="hidden",
-        ).then(**drawing)
-    return page.queue(max_size=32), warming
+        page.load(**drawing)
+    return page.queue(max_size=32), requests.read(
+        pipe, _first_asked(pipe), FIRST_COUNT, FIRST_SEED, first, "", pipe.settings.guidance
+    )
 
 
 def _first_asked(pipe: Pipeline) -> str:

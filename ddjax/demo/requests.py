@@ -26,7 +26,7 @@ class Request:
     Attributes:
       call: the conditions of the images, as `Pipeline.__call__` takes them: labels, captions or
         prompts.
-      methods: names of the ways of sampling.
+      methods: names of the ways of sampling, those of fewest passes first, which are soon seen.
       seed: of the noise.
       guidance: of the teacher.
     """
@@ -73,11 +73,10 @@ def read(
     methods = tuple(name for name in methods if name)
     if not methods:
         raise UserError("methods: none is ticked, tick at least one")
-    for name in methods:
-        ways.parse(name)
+    methods = sorted(methods, key=lambda name: ways.parse(name).passes(pipe.groups))
     key, values = conditions(pipe.conditions, asked)
     call = {key: tuple(itertools.islice(itertools.cycle(values), int(count)))}
-    return Request(call, methods, int(seed), guidance)
+    return Request(call, tuple(methods), int(seed), guidance)
 
 
 def conditions(known: Conditions, asked: str) -> tuple[str, list[Any]]:

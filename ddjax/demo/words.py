@@ -4,44 +4,45 @@ from collections.abc import Sequence
 from html import escape
 
 from ddjax.demo import png
-from ddjax.demo.drawing import Row
+from ddjax.demo.drawing import MAP, Row
 
 # Characters of a caption over a column.
 TITLE = 60
 
 
-def gallery(rows: Sequence[Row], waiting: Sequence[str] = (), archive: bool = False) -> str:
-    """A table: a row for each method, a column for each noise draw.
+def gallery(rows: Sequence[Row], total: int, drawing: str = "") -> str:
+    """A table: a row for each method, the teacher's map first, a column for each noise draw.
 
     Args:
       rows: what was drawn.
-      waiting: methods that are still to be drawn.
-      archive: whether to add a link to a zip of all images.
+      total: how many rows there will be; a link to a zip of all images comes with the last.
+      drawing: the method that is being drawn.
     """
+    below = progress(len(rows), total, drawing)
     if not rows:
-        return _pending(waiting)
+        return below
     heads = "".join(
         f'<th scope="col" title="{escape(title)}">{escape(_short(title))}</th>'
         for title in rows[0].out.titles
     )
+    rows = sorted(rows, key=lambda row: row.method != MAP.name)
+    exact = rows[0] if rows[0].method == MAP.name else None
     files = [_files(row) for row in rows]
-    body = "".join(_row(row, drawn) for row, drawn in zip(rows, files, strict=True))
-    parts = [
-        '<div class="dd-scroll" tabindex="0" role="region" aria-label="Images by method">'
-        f'<table class="dd-gallery"><thead><tr><th scope="col">method</th>{heads}</tr></thead>'
-        f"<tbody>{body}</tbody></table></div>",
-        _pending(waiting),
-    ]
-    if archive:
+    body = "".join(_row(row, drawn, exact) for row, drawn in zip(rows, files, strict=True))
+    if len(rows) == total:
         url = png.data_url(
             png.archive({k: v for drawn in files for k, v in drawn.items()}), "application/zip"
         )
-        parts.append(
+        below = (
             f'<p><a class="dd-button" download="ddjax-seed{rows[0].about[0]["call"]["seed"]}.zip" '
             f'href="{url}">Download all as PNG (zip)</a> '
             "<span class=\"dd-note\">or click an image. Each column is one noise draw.</span></p>"
         )
-    return "".join(parts)
+    return (
+        '<div class="dd-scroll" tabindex="0" role="region" aria-label="Images by method">'
+        f'<table class="dd-gallery"><thead><tr><th scope="col">method</th>{heads}</tr></thead>'
+        f"<tbody>{body}</tbody></table></div>{below}"
+    )
 
 
 def _files(row: Row) -> dict[str, bytes]:
@@ -52,13 +53,13 @@ def _files(row: Row) -> dict[str, bytes]:
     }
 
 
-def _row(row: Row, files: dict[str, bytes]) -> str:
+def _row(row: Row, files: dict[str, bytes], exact: Row | None) -> str:
     cells = "".join(
         f'<td><a download="{escape(name)}" href="{png.data_url(content)}" '
         f'aria-label="Download {escape(_alt(row, i))}">{image(content, _alt(row, i))}</a></td>'
         for i, (name, content) in enumerate(files.items())
     )
-    return f'<tr><th scope="row">{figures(row)}</th>{cells}</tr>'
+    return f'<tr><th scope="row">{figures(row, exact)}</th>{cells}</tr>'
 
 
 def _alt(row: Row, i: int) -> str:
@@ -70,20 +71,14 @@ def image(content: bytes, alt: str) -> str:
     return f'<img class="dd-image" src="{png.data_url(content)}" alt="{escape(alt)}">'
 
 
-def figures(row: Row) -> str:
-    """Name, time, passes and equal tokens of a method."""
+def figures(row: Row, exact: Row | None = None) -> str:
+    """Name, time, passes of a method, and tokens equal to the map's where that was drawn."""
     passes = f"{row.passes} pass" + ("" if row.passes == 1 else "es")
-    equal = "" if row.equal is None else f"<br>{row.equal:.0%} of tokens equal the map's"
+    equal = f"<br>{row.equal(exact):.0%} of tokens equal the map's" if exact else ""
     return (
         f'<b>{escape(row.method)}</b><br><span class="dd-note">{row.milliseconds:.3g} ms an image, '
         f"{passes}{equal}</span>"
     )
-
-
-def _pending(waiting: Sequence[str]) -> str:
-    if not waiting:
-        return ""
-    return status(f"Drawing {waiting[0]} ...")
 
 
 def _short(title: str) -> str:
@@ -91,9 +86,9 @@ def _short(title: str) -> str:
 
 
 def progress(done: int, total: int, what: str) -> str:
-    """How far compiling at the start is."""
+    """How far compiling and drawing are."""
     return (
-        f'<p role="status"><label>Compiling {escape(what)}, {done} of {total} done '
+        f'<p class="dd-note" role="status"><label>Drawing {escape(what)}, {done} of {total} done '
         f'<progress max="{total}" value="{done}"></progress></label></p>'
     )
 
