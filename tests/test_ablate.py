@@ -157,6 +157,20 @@ def test_only_what_a_value_changes_is_made_again(over, own):
     ]
 
 
+def test_what_two_ablations_have_in_common_is_made_once(tmp_path):
+    """Each has the config's own value; a table has a row for each, of the same students."""
+    count = base().pairs.count
+    overs = ["student.steps=0,5;0,3", f"pairs.count=16,{count}"]
+    found = variants.of_overs(base(), overs, METHODS)
+    whole = study.Study(base(), found, 2)
+    assert [v.name for v in whole.distinct] == [
+        "student.steps=0,5", "student.steps=0,3", "pairs.count=16"
+    ]
+    assert [v.value for v in whole.variants] == ["0,5", "0,3", "16", str(count)]
+    own, same = (list(whole.runs(tmp_path, found[i])) for i in (0, 3))
+    assert own == same
+
+
 def test_pairs_are_the_first_of_the_most():
     """Of the base's kind; the base's own count is made only if it is needed."""
     found = of_over("pairs.count=16,100,20") + of_over("student.steps=0,5;0,3")

@@ -46,7 +46,7 @@ def text(study: Study, root: Path, hardware: Hardware | None) -> str:
     head = ["folder", "trained once", "pairs made", "students", "steps of each", "evaluated"]
     head += ["hours"] if hardware else []
     lines = [
-        f"{study.base.name}: {len(study.variants)} variants with {study.seeds} "
+        f"{study.base.name}: {len(study.distinct)} variants with {study.seeds} "
         f"seed{'s' * (study.seeds > 1)} each, in {root}",
         "",
         "| " + " | ".join(head) + " |",
@@ -79,7 +79,7 @@ def _works(study: Study, root: Path, hardware: Hardware | None) -> Iterator[Work
     hours = _hours(study.shared, hardware, pairs=bool(pairs))
     yield Work(SHARED, _trained(study.base, shared), pairs, 0, 0, 0, 0, hours)
     students = study.seeds * study.has_students
-    for variant in study.variants:
+    for variant in study.distinct:
         config, own = variant.config, study.own_stages(variant.config)
         makes = "pairs" in (stage.name for stage in own) and not study.takes_pairs(config)
         workdirs = [workdir for _, workdir in study.runs(root, variant)]

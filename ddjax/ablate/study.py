@@ -51,6 +51,11 @@ class Study:
             )
 
     @property
+    def distinct(self) -> list[Variant]:
+        """The variants without those whose config another has too."""
+        return list({variant.name: variant for variant in self.variants}.values())
+
+    @property
     def shared(self) -> Config:
         """The base with as many pairs as the variants need that have its pairs."""
         counts = [v.config.pairs.count for v in self.variants if self._has_pairs_of_base(v.config)]
@@ -119,7 +124,7 @@ def run(study: Study, root: Path) -> None:
       UserError: as `ddjax.stages.running.run_all`, and before anything is made where a model folder
         of a later stage is missing.
     """
-    for variant in study.variants:
+    for variant in study.distinct:
         for stage in registry.for_evaluation(variant.config):
             running.settings(variant.config, stage)
     shared = root / SHARED
@@ -127,7 +132,7 @@ def run(study: Study, root: Path) -> None:
     running.run_all(study.shared, shared, study.shared_stages())
     if any(study.shares_features(variant.config) for variant in study.variants):
         _features(study.base, shared)
-    for variant in study.variants:
+    for variant in study.distinct:
         _run_variant(study, root, variant)
 
 

@@ -32,16 +32,13 @@ class Variant:
       key: "student.steps".
       value: as it was written, "0,5".
       config: the whole.
+      name: of its folder; that of an earlier variant with the same config, where there is one.
     """
 
     key: str
     value: str
     config: Config
-
-    @property
-    def name(self) -> str:
-        """Of its folder."""
-        return re.sub(r"[^\w.,=+-]", "_", f"{self.key}={self.value}")
+    name: str
 
 
 def of_overs(base: Config, overs: Sequence[str], methods: Sequence[str]) -> list[Variant]:
@@ -58,7 +55,12 @@ def of_overs(base: Config, overs: Sequence[str], methods: Sequence[str]) -> list
     for key in keys:
         if keys.count(key) > 1:
             raise UserError(f"--over={key} is there twice; give all its values in one")
-    return [variant for over in overs for variant in of_over(base, over, methods)]
+    found = [variant for over in overs for variant in of_over(base, over, methods)]
+    firsts = [next(one for one in found if one.config == variant.config) for variant in found]
+    return [
+        dataclasses.replace(variant, name=first.name)
+        for variant, first in zip(found, firsts, strict=True)
+    ]
 
 
 def of_over(base: Config, over: str, methods: Sequence[str]) -> list[Variant]:
@@ -91,9 +93,13 @@ def of_over(base: Config, over: str, methods: Sequence[str]) -> list[Variant]:
         if value in parsed[:i]:
             raise _wrong(over, f"{texts[i]} is there twice")
     return [
-        Variant(key, text, _changed(base, key, value, methods, over))
+        Variant(key, text, _changed(base, key, value, methods, over), _folder(key, text))
         for text, value in zip(texts, parsed, strict=True)
     ]
+
+
+def _folder(key: str, value: str) -> str:
+    return re.sub(r"[^\w.,=+-]", "_", f"{key}={value}")
 
 
 def _wrong(over: str, why: Any) -> UserError:
