@@ -1,13 +1,9 @@
-"""Inception-v3 of 2015 in plain PyTorch, written block by block: what ours is compared with.
-
-The state is a dictionary in the names of pytorch-fid's file.
-"""
+"""Inception's file as pytorch-fid has it, with random weights; bilinear resizing by definition."""
 
 import math
 
 import numpy as np
 import torch
-from torch.nn import functional
 
 _STEM = (
     ("Conv2d_1a_3x3", 3, 32, 3), ("Conv2d_2a_3x3", 32, 32, 3), ("Conv2d_2b_3x3", 32, 64, 3),
@@ -87,86 +83,6 @@ def state(divisor=1, seed=0):
         "fc.weight": 0.05 * torch.randn((1008, 2048 // divisor), generator=generator),
         "fc.bias": between(-1, 1, 1008),
     }
-
-
-def _unit(w, name, x, stride=1, padding=0):
-    x = functional.conv2d(x, w[f"{name}.conv.weight"], stride=stride, padding=padding)
-    norm = (w[f"{name}.bn.{key}"] for key in ("running_mean", "running_var", "weight", "bias"))
-    return functional.batch_norm(x, *norm, eps=1e-3).relu_()
-
-
-def _mean(x):
-    return functional.avg_pool2d(x, 3, stride=1, padding=1, count_include_pad=False)
-
-
-def _a(w, name, x):
-    b = f"{name}.branch"
-    five = _unit(w, b + "5x5_2", _unit(w, b + "5x5_1", x), padding=2)
-    double = _unit(w, b + "3x3dbl_2", _unit(w, b + "3x3dbl_1", x), padding=1)
-    double = _unit(w, b + "3x3dbl_3", double, padding=1)
-    return torch.cat([_unit(w, b + "1x1", x), five, double, _unit(w, b + "_pool", _mean(x))], 1)
-
-
-def _b(w, name, x):
-    b = f"{name}.branch"
-    double = _unit(w, b + "3x3dbl_2", _unit(w, b + "3x3dbl_1", x), padding=1)
-    return torch.cat([
-        _unit(w, b + "3x3", x, 2), _unit(w, b + "3x3dbl_3", double, 2),
-        functional.max_pool2d(x, 3, 2),
-    ], 1)
-
-
-def _c(w, name, x):
-    b, row, column = f"{name}.branch", (0, 3), (3, 0)
-    one = _unit(w, b + "1x1", x)
-    seven = _unit(w, b + "7x7_2", _unit(w, b + "7x7_1", x), padding=row)
-    seven = _unit(w, b + "7x7_3", seven, padding=column)
-    double = _unit(w, b + "7x7dbl_1", x)
-    for i, padding in ((2, column), (3, row), (4, column), (5, row)):
-        double = _unit(w, f"{b}7x7dbl_{i}", double, padding=padding)
-    return torch.cat([one, seven, double, _unit(w, b + "_pool", _mean(x))], 1), one
-
-
-def _d(w, name, x):
-    b = f"{name}.branch"
-    three = _unit(w, b + "3x3_2", _unit(w, b + "3x3_1", x), 2)
-    seven = _unit(w, b + "7x7x3_2", _unit(w, b + "7x7x3_1", x), padding=(0, 3))
-    seven = _unit(w, b + "7x7x3_3", seven, padding=(3, 0))
-    return torch.cat([three, _unit(w, b + "7x7x3_4", seven, 2), functional.max_pool2d(x, 3, 2)], 1)
-
-
-def _e(w, name, x, pooled):
-    b, row, column = f"{name}.branch", (0, 1), (1, 0)
-    three = _unit(w, b + "3x3_1", x)
-    double = _unit(w, b + "3x3dbl_2", _unit(w, b + "3x3dbl_1", x), padding=1)
-    return torch.cat([
-        _unit(w, b + "1x1", x),
-        _unit(w, b + "3x3_2a", three, padding=row), _unit(w, b + "3x3_2b", three, padding=column),
-        _unit(w, b + "3x3dbl_3a", double, padding=row),
-        _unit(w, b + "3x3dbl_3b", double, padding=column),
-        _unit(w, b + "_pool", pooled),
-    ], 1)
-
-
-@torch.no_grad()
-def network(w, x):
-    """Pooled, spatial and logits without bias, of inputs [B, 3, 299, 299] as the net reads them."""
-    x = _unit(w, "Conv2d_1a_3x3", x, 2)
-    x = _unit(w, "Conv2d_2a_3x3", x)
-    x = _unit(w, "Conv2d_2b_3x3", x, padding=1)
-    x = _unit(w, "Conv2d_3b_1x1", functional.max_pool2d(x, 3, 2))
-    x = functional.max_pool2d(_unit(w, "Conv2d_4a_3x3", x), 3, 2)
-    for name in ("Mixed_5b", "Mixed_5c", "Mixed_5d"):
-        x = _a(w, name, x)
-    x, ones = _b(w, "Mixed_6a", x), {}
-    for name in ("Mixed_6b", "Mixed_6c", "Mixed_6d", "Mixed_6e"):
-        x, ones[name] = _c(w, name, x)
-    x = _d(w, "Mixed_7a", x)
-    x = _e(w, "Mixed_7b", x, _mean(x))
-    x = _e(w, "Mixed_7c", x, functional.max_pool2d(x, 3, 1, 1))
-    pooled = x.mean(dim=(2, 3))
-    spatial = ones["Mixed_6d"][:, :7]
-    return pooled, spatial.permute(0, 2, 3, 1).flatten(1), pooled @ w["fc.weight"].T
 
 
 def bilinear(images, height, width, half_pixel):

@@ -92,3 +92,15 @@ def test_the_command_prints_both_columns(tmp_path):
         None, "--against=torch", module="benchmark", config="configs/llamagen_t2i.py:tiny"
     )
     assert code == 1 and "it compares LlamaGen and VAR of classes" in printed
+    code, printed = run(
+        None, "--against=torch", "--only=features", module="benchmark", config="configs/var.py:tiny"
+    )
+    assert code == 1 and "--only=features is no row; known are teacher, student pass" in printed
+
+
+@pytest.mark.slow
+def test_features_are_compared():
+    (row,) = comparison.measure_features([1], repeats=1, compiled=False)["rows"]
+    assert row["largest_difference"] < 1e-4 and set(row["by"]) == {
+        "ddjax", "PyTorch", "channels_last"
+    }

@@ -8,6 +8,7 @@ import torch
 from torch.nn import functional
 
 from conversion.torch_to_flax import convert, restore
+from ddjax.benchmark.against_torch import inception
 from ddjax.models.inception import Inception, InceptionConfig
 from ddjax.runtime.errors import UserError
 from ddjax.storage import model_folder
@@ -44,7 +45,7 @@ def measured(folder, dtype=None):
 def assert_pytorchs(found, tensors):
     x = inception_torch.bilinear(levels(40, 56), 299, 299, half_pixel=False)
     x = torch.tensor((x - 128) / 128, dtype=torch.float32).permute(0, 3, 1, 2)
-    for ours, theirs in zip(found, inception_torch.network(tensors, x), strict=True):
+    for ours, theirs in zip(found, inception.network(tensors, x), strict=True):
         assert ours.shape == theirs.shape and ours.dtype == jnp.float32
         np.testing.assert_allclose(ours, theirs, atol=1e-4)
         assert theirs.std() > 1

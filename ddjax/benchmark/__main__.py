@@ -9,7 +9,7 @@ of two runs on a busy machine do not.
     python -m ddjax.benchmark --suite=gpu --output=docs/benchmarks/
 
 `--against=torch` compares with PyTorch modules of the same sizes and weights, in turns, on the CPU;
-of LlamaGen-B and VAR-d16 where no config is given. `--suite=gpu` checks the numbers of an
+LlamaGen-B, VAR-d16 and Inception where no config is given. `--suite=gpu` checks the numbers of an
 accelerator and measures the published sizes on it, part by part (`ddjax.benchmark.suite`).
 """
 
@@ -77,10 +77,7 @@ def benchmark(config: Config) -> dict[str, Any]:
         todo.append((READING, train_batch, programs.reading(config, train_batch)))
     else:
         print(f"{READING}: not measured, Grain is not installed", file=sys.stderr)
-    known = list(dict.fromkeys(name for name, _, _ in todo))
-    unknown = [name for name in _ONLY.value if name not in known]
-    if unknown:
-        raise UserError(f"--only={unknown[0]} is no row; known are {', '.join(known)}")
+    _check_only(list(dict.fromkeys(name for name, _, _ in todo)))
     for name, batch, call in todo:
         if name in _ONLY.value or not _ONLY.value:
             print(f"{name}, batch {batch} ...", file=sys.stderr, flush=True)
@@ -114,12 +111,23 @@ def against_torch(config: Config | None) -> tuple[dict[str, Any], str]:
     configs = [config] if config else [
         published.in_dtype(published.read(name), "float32") for name in ("llamagen:B", "var:d16")
     ]
-    batches, found = _batches("1,8"), []
-    for config in configs:
-        found.append(comparison.measure(config, batches, _REPEATS.value, _COMPILE.value))
+    known = [*comparison.ROWS, *([] if config else [comparison.FEATURES])]
+    _check_only(known)
+    only = set(_ONLY.value or known)
+    how, found = (_batches("1,8"), _REPEATS.value, _COMPILE.value), []
+    for one in configs if only - {comparison.FEATURES} else []:
+        found.append(comparison.measure(one, only, *how))
         jax.clear_caches()
+    if comparison.FEATURES in only:
+        found.append(comparison.measure_features(*how))
     about = {**report.about(), "torch": comparison.torch.__version__, "command": _command()}
     return {**about, "results": found}, comparison.table(found)
+
+
+def _check_only(known: list[str]) -> None:
+    unknown = [name for name in _ONLY.value if name not in known]
+    if unknown:
+        raise UserError(f"--only={unknown[0]} is no row; known are {', '.join(known)}")
 
 
 def _command() -> str:

@@ -2,18 +2,21 @@
 
 import functools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Container, Iterable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import torch
+from flax import nnx
 
 from ddjax.benchmark import programs
-from ddjax.benchmark.against_torch import llamagen, var, vq, weights
+from ddjax.benchmark.against_torch import inception, llamagen, var, vq, weights
 from ddjax.benchmark.timing import interleaved
 from ddjax.config.schema import Config
 from ddjax.method.sampling import Models
+from ddjax.models.inception import Inception, InceptionConfig
 from ddjax.runtime.errors import UserError
 
 # Teacher, student and tokenizer by the kind of the teacher.
@@ -22,6 +25,8 @@ _MODULES = {
     "var": (var.Teacher, var.Student, vq.MultiscaleTokenizer),
 }
 OURS, THEIRS, COMPILED = "ddjax", "PyTorch", "torch.compile"
+_LAYOUTS = {THEIRS: torch.contiguous_format, "channels_last": torch.channels_last}
+ROWS, FEATURES = ("teacher", "student pass", "decode"), "features"
 
 
 class Row(NamedTuple):
@@ -36,11 +41,14 @@ class Row(NamedTuple):
     same: bool
 
 
-def measure(config: Config, batches: list[int], repeats: int, compiled: bool) -> dict[str, Any]:
+def measure(
+    config: Config, only: Container[str], batches: list[int], repeats: int, compiled: bool
+) -> dict[str, Any]:
     """The config's rows.
 
     Args:
       config: of classes; computed in the dtype it says.
+      only: those of `ROWS` to measure.
       batches: images at once.
       repeats: timed calls of each; the median counts.
       compiled: whether to time torch.compile of single passes too.
@@ -53,14 +61,39 @@ def measure(config: Config, batches: list[int], repeats: int, compiled: bool) ->
             f"--against=torch has no modules for {config.name}; it compares LlamaGen and VAR of "
             "classes"
         )
-    rows, modules = [], Modules(config, programs.load(config)[0])
+    modules = Modules(config, programs.load(config)[0])
+    rows = (row for batch in batches for row in modules.rows(batch, compiled) if row.name in only)
+    return _timed(config.name, rows, repeats)
+
+
+def measure_features(batches: list[int], repeats: int, compiled: bool) -> dict[str, Any]:
+    """Inception's features, of images of 256 x 256; arguments as of `measure`.
+
+    PyTorch's in its own layout, as pytorch-fid and torch-fidelity run it, and in channels_last.
+    """
+    net = Inception(InceptionConfig(resize="half_pixel"), rngs=nnx.Rngs(0))
+    ours, w, rows = jax.jit(Inception.measure), inception.weights(net), []
     for batch in batches:
-        for row in modules.rows(batch, compiled):
-            print(f"{config.name}, {row.name}, batch {batch} ...", file=sys.stderr, flush=True)
-            times = interleaved(row.calls, repeats)
-            rows.append({"name": row.name, "batch": batch, "by": times,
-                         "largest_difference": difference(row) if row.same else None})
-    return {"config": config.name, "rows": rows}
+        images = np.random.default_rng(0).uniform(-1, 1, (batch, 256, 256, 3)).astype(np.float32)
+        x = torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
+        calls = {OURS: functools.partial(ours, net, jnp.asarray(images))}
+        for name, layout in _LAYOUTS.items():
+            x = x.contiguous(memory_format=layout)
+            calls[name] = functools.partial(inception.measure, inception.laid_out(w, layout), x)
+        if compiled:
+            calls[COMPILED] = functools.partial(torch.compile(inception.measure), w, x)
+        rows.append(Row(FEATURES, batch, calls, same=True))
+    return _timed("inception", rows, repeats)
+
+
+def _timed(name: str, rows: Iterable[Row], repeats: int) -> dict[str, Any]:
+    found = []
+    for row in rows:
+        print(f"{name}, {row.name}, batch {row.batch} ...", file=sys.stderr, flush=True)
+        times = interleaved(row.calls, repeats)
+        found.append({"name": row.name, "batch": row.batch, "by": times,
+                      "largest_difference": difference(row) if row.same else None})
+    return {"config": name, "rows": found}
 
 
 class Modules:
