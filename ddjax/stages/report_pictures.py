@@ -17,6 +17,9 @@ from ddjax.stages.data_sets import DataSets
 from ddjax.stages.sample_sets import EXACT, TEACHER, SampleSets
 from ddjax.training import events, validation
 
+# Columns of samples.png: more of them are too small to see.
+COLUMNS = 10
+
 # Of which method the nearest training images are shown, of how many samples, and the held-out
 # images whose distances these are compared with.
 MEMORISING, SHOWN, HELD_OUT = ways.StudentSteps(1), 10, 100
@@ -56,8 +59,8 @@ def _shown(samples: SampleSets, way: Way) -> np.ndarray:
 
 def _samples(root: Path, samples: SampleSets) -> Picture:
     config, conditions = samples.config, samples.conditions
-    count = min(2 * conditions.count, 20, config.evaluate.batch, config.evaluate.samples)
-    # Two of each class side by side.
+    count = min(2 * conditions.count, COLUMNS, config.evaluate.batch, config.evaluate.samples)
+    # Two of each class side by side, where there are few.
     order = sorted(range(count), key=lambda i: (samples.numbers[i], i))
     # These share their noise, so that columns can be compared; onestep* shows what has none.
     chosen = [way for way in samples.methods if way.maps_noise or not way.runs_a_network]
