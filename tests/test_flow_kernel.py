@@ -1,5 +1,7 @@
 """The kernel for GPUs against its reference, interpreted on a CPU, and lowered for a GPU."""
 
+import importlib.util
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -68,10 +70,16 @@ def test_it_is_what_a_gpu_is_given_and_a_cpu_is_not(monkeypatch):
     """Also that it lowers to Triton, for which no GPU is needed."""
     given = random_distributions(4096, 32, 3)
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    traced = jax.jit(flow.noise_to_ids, static_argnums=3).trace(*given, flow.Solver())
-    assert "triton" in traced.lower(lowering_platforms=("cuda",)).as_text()
+    device = jax.sharding.AbstractDevice("NVIDIA H100 80GB HBM3", num_cores=132, platform="gpu")
+    mesh = jax.sharding.AbstractMesh((), (), abstract_device=device)
+    with jax.sharding.use_abstract_mesh(mesh):
+        traced = jax.jit(flow.noise_to_ids, static_argnums=3).trace(*given, flow.Solver())
+        assert "triton" in traced.lower(lowering_platforms=("cuda",)).as_text()
     for platform in ("cpu", "tpu"):
         assert "triton" not in traced.lower(lowering_platforms=(platform,)).as_text()
-    monkeypatch.setenv("DDJAX_FLOW_KERNEL", "0")
-    traced = jax.jit(lambda *x: flow.noise_to_ids(*x, flow.Solver())).trace(*given)
-    assert "triton" not in traced.lower(lowering_platforms=("cuda",)).as_text()
+    for spoil in (lambda patch: patch.setenv("DDJAX_FLOW_KERNEL", "0"),
+                  lambda patch: patch.setattr(importlib.util, "find_spec", lambda name: None)):
+        with monkeypatch.context() as patch:
+            spoil(patch)
+            traced = jax.jit(lambda *x: flow.noise_to_ids(*x, flow.Solver())).trace(*given)
+            assert "triton" not in traced.lower(lowering_platforms=("cuda",)).as_text()

@@ -12,6 +12,7 @@ token is distributed as p.
 
 import dataclasses
 import functools
+import importlib.util
 import os
 from collections.abc import Callable
 from typing import NamedTuple
@@ -97,6 +98,8 @@ PORTION = 256
 _PORTION_OF_KERNEL = 4096
 # Set to 0 where the kernel does not work, the environment takes the reference on GPUs too.
 _KERNEL = "DDJAX_FLOW_KERNEL"
+# What it is written in; from 0.12 on jax calls this deprecated.
+_TRITON = "jax.experimental.pallas.triton"
 
 
 def noise_to_ids(
@@ -119,6 +122,8 @@ def noise_to_ids(
     reference = functools.partial(reference_ids, solver=solver)
     wide = jnp.promote_types(eps.dtype, jnp.float32) == jnp.float64
     if wide or jax.default_backend() != "gpu" or os.environ.get(_KERNEL) == "0":
+        return reference(eps, log_p, codes_VC)
+    if not importlib.util.find_spec(_TRITON):
         return reference(eps, log_p, codes_VC)
     # What is computed on the CPU of a machine with a GPU takes the reference too.
     kernel = functools.partial(_ids, _solve_fused, _PORTION_OF_KERNEL, solver)
