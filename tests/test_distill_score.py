@@ -205,6 +205,15 @@ def test_what_does_not_fit_is_refused(changes, message):
         from_dict(tree)
 
 
+def test_pairs_need_be_no_batch_where_none_is_read():
+    tree = job("score")
+    tree["pairs"]["count"], tree["distill"]["train"]["batch"] = 10, 12
+    from_dict(tree)
+    tree["distill"]["method"] = "map,score"
+    with pytest.raises(UserError, match=r"distill\.train\.batch: got \d+, must be at most"):
+        from_dict(tree)
+
+
 def test_a_student_that_cannot_refine_itself_is_not_evaluated_so():
     tree = job("map")
     tree["evaluate"]["methods"] = "self_refine_1"

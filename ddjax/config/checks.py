@@ -62,8 +62,6 @@ def check(c: Config) -> None:
         _check_train(where, train)
     for key in ("count", "per_shard", "batch"):
         _require_count(f"pairs.{key}", getattr(c.pairs, key))
-    batch, count = c.distill.train.batch, c.pairs.count
-    _require(batch <= count, "distill.train.batch", batch, f"at most pairs.count {count}")
     _check_evaluate(c)
     _require(c.flow.steps >= c.flow.order, "flow.steps", c.flow.steps, ">= flow.order")
     _require(1 <= c.flow.order <= 5, "flow.order", c.flow.order, "in 1..5")
@@ -281,6 +279,9 @@ def _check_distill(c: Config) -> None:
     d, known = c.distill, ((MAP,), (SCORE,), (MAP, SCORE))
     wanted = "map, score, or map,score"
     _require(d.method in known, "distill.method", ",".join(d.method) or "none", wanted)
+    if MAP in d.method:  # what reads pairs
+        batch, count = d.train.batch, c.pairs.count
+        _require(batch <= count, "distill.train.batch", batch, f"at most pairs.count {count}")
     if SCORE not in d.method:
         return
     _require(d.score is not None, "distill.score", "none", "given for distill.method score")
