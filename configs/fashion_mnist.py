@@ -84,20 +84,22 @@ def _raster_16() -> dict[str, Any]:
 
 
 def _raster_64() -> dict[str, Any]:
-    """32x32 images as 8x8 tokens of 4x4 pixels."""
+    """32x32 images as 8x8 tokens of LlamaGen's convolutional tokenizer."""
     classifier = _classifier(32)
     return {
         **_job(32),
         "name": "fashion_mnist_64",
         "tokenizer": {
-            "kind": "patch_tokenizer",
-            "model": {"image_size": 32, "image_channels": 1, "patch": 4,
-                      "vocab_size": 128, "code_dim": 4, "width": 128},
-            "train": {"steps": 3000, "batch": 32, "learning_rate": 3e-3},
+            "kind": "llamagen_tokenizer",
+            "model": {"image_size": 32, "image_channels": 1, "vocab_size": 256, "code_dim": 8,
+                      "channels": 16, "multipliers": (1, 2, 2), "blocks": 1, "z_channels": 32,
+                      "norm_groups": 8},
+            **common.VQ_TRAINING,
+            "train": {"steps": 2000, "batch": 32, "learning_rate": 1e-3},
         },
         "teacher": {
             "kind": "llamagen",
-            "model": {"vocab_size": 128, "code_dim": 4, "grid": 8, "width": 96, "layers": 4,
+            "model": {"vocab_size": 256, "code_dim": 8, "grid": 8, "width": 96, "layers": 4,
                       "heads": 4, "num_classes": CLASSES},
             "train": {"steps": 4000, "batch": 64, "learning_rate": 2e-3, "weight_decay": 0.05},
         },

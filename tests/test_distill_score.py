@@ -196,11 +196,14 @@ def test_a_job(tmp_path, method, passes, cls):
      r"llamagen_refining_student or var_refining_student, not llamagen_student"),
     ({"method": "score", "score": {"train": TRAIN, "fake": TRAIN, "fake_updates": 0}},
      r"distill\.score\.fake_updates: got 0, must be >= 1"),
+    ({"method": "map,score", "perceptual": 0.1, "split": 10},
+     r"student\.split: got 10, must be 16, all groups, with distill\.method=score"),
     ({"method": "score,map"}, r"distill\.method: got score,map, must be map, score"),
 ])
 def test_what_does_not_fit_is_refused(changes, message):
     tree = job("map")
-    tree["distill"] |= changes
+    tree["student"]["split"] = changes.get("split", 16)
+    tree["distill"] |= {key: value for key, value in changes.items() if key != "split"}
     with pytest.raises(UserError, match=message):
         from_dict(tree)
 

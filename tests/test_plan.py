@@ -65,6 +65,7 @@ def test_score_distillation_keeps_student_fake_model_and_two_optimizers():
     tree = tiny.get_config().to_dict()
     train = {"steps": 10, "batch": 8, "learning_rate": 1e-3, "warmup": 2}
     tree["distill"] |= {"method": "score", "score": {"train": train, "fake": {**train, "steps": 7}}}
+    tree["student"]["split"] = 16
     config, again = (
         from_dict({**tree, "mesh": {"fsdp": 2}, "distill": {**tree["distill"], "score": {
             **tree["distill"]["score"], "fake_updates": updates}}})
@@ -209,6 +210,7 @@ def test_the_compiler_counts_the_share_of_both_that_score_distillation_trains():
     tree, found = tiny.get_config().to_dict(), {}
     train = {"steps": 10, "batch": 8, "learning_rate": 1e-3, "warmup": 2}
     tree["distill"] |= {"method": "score", "score": {"train": train, "fake": train}}
+    tree["student"]["split"] = 16
     for fsdp in (1, 4):
         config = from_dict({**tree, "mesh": {"fsdp": fsdp}})
         nets = report.models(config)

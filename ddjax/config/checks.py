@@ -269,10 +269,12 @@ def _check_student(c: Config) -> None:
     rising = all(a < b for a, b in zip(s.steps, s.steps[1:], strict=False))
     ok = bool(s.steps) and s.steps[0] == 0 and rising and s.steps[-1] < count
     _require(ok, "student.steps", s.steps, f"rising from 0, below the {count} groups")
-    _require(
-        c.distill.perceptual > 0 or s.split == count or bool(s.weights), "student.split", s.split,
-        f"{count}, all groups, with distill.perceptual=0: nothing else trains the vector head",
-    )
+    if s.split < count and not s.weights:  # the rest is read from the vector head
+        untrained = "distill.perceptual=0" if not c.distill.perceptual else "distill.method=score"
+        _require(
+            c.distill.perceptual > 0 and SCORE not in c.distill.method, "student.split", s.split,
+            f"{count}, all groups, with {untrained}: nothing trains the vector head",
+        )
 
 
 def _check_distill(c: Config) -> None:
