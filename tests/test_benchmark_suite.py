@@ -72,25 +72,60 @@ def test_results_of_other_versions_are_refused(tmp_path):
         suite.Results(tmp_path, "var:d16", {**about, "jax": "2"})
 
 
-def test_what_does_not_fit_is_recorded():
-    class Full:
-        memory = staticmethod(lambda: 2**20)
+class Fails:
+    """A program that the device does not run."""
 
-        def __call__(self):
-            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+    memory = staticmethod(lambda: 2**20)
 
-    assert suite._measure(Full(), 1, 1) == {"memory_mb": 1, "problem": "out of memory"}
-    row = {"name": "pairs", "batch": 1, "problem": "out of memory"}
+    def __init__(self, text):
+        self.text = text
+
+    @property
+    def ready(self):
+        return self()
+
+    def __call__(self):
+        raise jax.errors.JaxRuntimeError(self.text)
+
+
+@pytest.mark.parametrize(("text", "problem"), [
+    ("RESOURCE_EXHAUSTED: Out of memory", "out of memory"),
+    ("INTERNAL: broken\nwith much more", "JaxRuntimeError: INTERNAL: broken"),
+])
+def test_what_a_device_does_not_run_is_recorded(text, problem):
+    assert suite._measure(Fails(text), 1, 1) == {"memory_mb": 1, "problem": problem}
+    ((_, found),) = suite._compile([Fails(text)])
+    assert found == problem
+    row = {"name": "pairs", "batch": 1, "problem": problem}
     suite.report.add_ratios([row], lambda batch: 0.0)
-    assert suite.report._table_row(row) == "| pairs | 1 | | | | out of memory |"
+    assert suite.report._table_row(row) == f"| pairs | 1 | | | | {problem} |"
 
 
-def test_another_error_is_not_taken_for_want_of_memory():
-    def broken():
-        raise jax.errors.JaxRuntimeError("INTERNAL: broken")
+def test_a_part_that_fails_takes_no_other_with_it(tmp_path, monkeypatch, capsys):
+    def check(*_, **__):
+        raise RuntimeError("no CPU beside the GPU")
 
-    with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"):
-        suite._fits(broken)
+    class Measured:
+        def __init__(self, name):
+            self.name = name
+
+        def at(self, batch, repeats, trained):
+            assert trained
+            return {"rows": [{"name": "pairs", "batch": batch, "problem": "none"}], "config": "c"}
+
+    monkeypatch.setattr(numerics, "check", check)
+    monkeypatch.setattr(suite, "Measured", Measured)
+    with pytest.raises(UserError, match="1 parts failed"):
+        suite.run("tiny", tmp_path, 60.0, "first")
+    assert "no CPU beside the GPU" in capsys.readouterr().err
+    assert [path.name.split("_")[0] for path in tmp_path.iterdir()] == ["llamagen"]
+    assert read(tmp_path, "llamagen")["parts"] == [2]
+
+
+def test_large_training_steps_are_computed_in_parts():
+    config = suite.published.read("llamagen:B")
+    sections = [suite._in_parts(config, batch).distill.train for batch in (8, 32, 128)]
+    assert [(s.batch, s.accumulate) for s in sections] == [(8, 1), (32, 1), (128, 4)]
 
 
 def test_a_device_that_computes_otherwise_is_seen(monkeypatch):

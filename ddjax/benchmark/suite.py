@@ -1,15 +1,19 @@
 """Suites: the numbers of an accelerator checked, then the published sizes measured on it.
 
 A suite is cut into parts, the check and each config at each batch, whose results are saved as they
-are done: the same command goes on where it was stopped. It needs JAX, Flax, Optax and Orbax, and
-neither ml_collections nor what reads data.
+are done: the same command goes on where it was stopped. What fails takes nothing else with it. It
+needs neither ml_collections nor what reads data.
 """
 
 import concurrent.futures
+import dataclasses
 import functools
+import gc
+import os
 import re
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +23,7 @@ import jax
 from ddjax.benchmark import numerics, programs, published, report
 from ddjax.benchmark.report import TRAINING
 from ddjax.benchmark.timing import timed
+from ddjax.config.schema import Config
 from ddjax.runtime import sharding
 from ddjax.runtime.errors import UserError
 from ddjax.storage import files
@@ -27,6 +32,11 @@ from ddjax.storage import files
 _COMPILED_AT_ONCE = 8
 # Seconds after which a program has been timed often enough.
 _ENOUGH = 4.0
+# Images of a training step that are computed at once: a decoder that is differentiated takes more
+# than half a gigabyte for each.
+_TRAINED_AT_ONCE = 32
+# Of a GPU's memory, for JAX; by default it takes three quarters.
+_MEMORY = "0.9"
 
 
 class Suite(NamedTuple):
@@ -35,14 +45,16 @@ class Suite(NamedTuple):
     Attributes:
       configs: by name, see `published.read`.
       checked: those whose flow map and refinement are checked.
-      batches: images at once, the most telling first.
+      batches: images at once, in rounds through all configs, the most telling first.
+      trained: those of them whose training step is measured too.
       tokens: of the check of the flow map.
       repeats: timed calls.
     """
 
     configs: tuple[str, ...]
     checked: tuple[str, ...]
-    batches: tuple[int, ...]
+    batches: tuple[tuple[int, ...], ...]
+    trained: tuple[int, ...]
     tokens: int
     repeats: int
 
@@ -50,9 +62,9 @@ class Suite(NamedTuple):
 SUITES = {
     "gpu": Suite(
         ("llamagen:B", "var:d16", "llamagen:L", "var:d20", "llamagen_t2i:XL"),
-        ("llamagen:B", "var:d16"), (1, 128, 8, 32), 8192, 5,
+        ("llamagen:B", "var:d16"), ((1, 128), (8, 32)), (32, 128), 8192, 5,
     ),
-    "tiny": Suite(("llamagen:tiny",), ("var:tiny",), (2,), 64, 1),
+    "tiny": Suite(("llamagen:tiny",), ("var:tiny",), ((2,),), (2,), 64, 1),
 }
 
 
@@ -66,31 +78,59 @@ def run(name: str, folder: Path, seconds: float, command: str) -> None:
       command: that is run, for the files.
 
     Raises:
-      UserError: the folder has results of this device with other versions.
+      UserError: the folder has results of this device with other versions, or parts failed.
     """
     suite, end = SUITES[name], time.monotonic() + seconds
+    if not any("MEM_FRACTION" in key for key in os.environ):
+        os.environ["XLA_CLIENT_MEM_FRACTION"] = _MEMORY  # read when the first device is asked for
     with jax.set_mesh(sharding.one_device()):
         about = {**report.about(), "command": command}
-        results = [Results(folder, part, about) for part in ("numerics", *suite.configs)]
-        left = 0
-        for result in results:
-            model = functools.cache(functools.partial(Measured, result.part))
-            for part in ("check",) if result.part == "numerics" else suite.batches:
-                if result.has(part):
-                    continue
-                if time.monotonic() > end:
-                    left += 1
-                    continue
-                print(f"{result.part}, {part} ...", file=sys.stderr, flush=True)
-                if part == "check":
-                    result.add(part, numerics.check(suite.checked, suite.tokens, images=2))
-                else:
-                    result.add(part, model().at(part, suite.repeats))
-            jax.clear_caches()
-    for result in results:
+        results = {one: Results(folder, one, about) for one in ("numerics", *suite.configs)}
+        done = [
+            _turn(suite, results[one], parts, end)
+            for one, parts in [("numerics", ("check",))]
+            + [(config, batches) for batches in suite.batches for config in suite.configs]
+        ]
+    for result in results.values():
         print(result.text(), end="\n\n")
+    left, failed = map(sum, zip(*done, strict=True))
     if left:
         print(f"{left} parts are left; run the same command again")
+    if failed:
+        raise UserError(f"{failed} parts failed, as said above; the same command tries them again")
+
+
+def _turn(
+    suite: Suite, result: "Results", parts: tuple[str | int, ...], end: float
+) -> tuple[int, int]:
+    """Do those that there are no results of; how many are left, and how many failed.
+
+    Args:
+      suite: what is measured.
+      result: of the check or of a config.
+      parts: "check", or batches.
+      end: by the monotonic clock; none is begun later.
+    """
+    left = failed = 0
+    model = functools.cache(functools.partial(Measured, result.part))
+    for part in parts:
+        if result.has(part):
+            continue
+        if time.monotonic() > end:
+            left += 1
+            continue
+        print(f"{result.part}, {part} ...", file=sys.stderr, flush=True)
+        try:
+            if part == "check":
+                result.add(part, numerics.check(suite.checked, suite.tokens, images=2))
+            else:
+                result.add(part, model().at(part, suite.repeats, part in suite.trained))
+        except Exception:
+            traceback.print_exc()
+            failed += 1
+        gc.collect()  # models and states of a part lie in cycles with what was traced of them
+    jax.clear_caches()
+    return left, failed
 
 
 class Results:
@@ -122,7 +162,9 @@ class Results:
         rows = self._found.get("rows", []) + result.pop("rows", [])
         self._found |= {**result, "parts": [*self._found["parts"], part]}
         if rows:
-            self._found |= {"rows": rows, "peak_memory_mb": report.peak_memory_mb()}
+            # By the compiler's figures: the device keeps one peak, of all configs before too.
+            peak = max(row.get("memory_mb", 0) for row in rows)
+            self._found |= {"rows": rows, "peak_memory_mb": peak}
         files.write_json(self._path, self._found)
 
     def text(self) -> str:
@@ -143,35 +185,56 @@ class Measured:
         self._conditions = programs.conditions(self.config)
         self._models, self._frozen = programs.load(self.config)
 
-    def at(self, batch: int, repeats: int) -> dict[str, Any]:
-        """The rows of a batch; what does not fit into the memory says so in place of times."""
+    def at(self, batch: int, repeats: int, trained: bool) -> dict[str, Any]:
+        """The rows of a batch; what fails or does not fit says so in place of times.
+
+        Args:
+          batch: images at once.
+          repeats: timed calls.
+          trained: whether the training step is measured too.
+
+        Raises:
+          UserError: all failed.
+        """
         config, models = self.config, self._models
+        # Once, before threads ask for the text encoder all at the same time.
+        rows = programs.training_rows(config, self._conditions, batch)
         pipe = programs.pipeline(config, models, self._conditions, batch, jax.local_devices()[:1])
-        rows = functools.partial(programs.training_rows, config, self._conditions, batch)
         calls = programs.drawing(config, pipe)
         calls.pop("encoder", None)
-        calls[TRAINING] = programs.training_step(config, models, self._frozen, rows)
+        if trained:
+            in_parts = _in_parts(config, batch)
+            calls[TRAINING] = programs.training_step(in_parts, models, self._frozen, lambda: rows)
         compiled = _compile(list(calls.values()))
         found = [
             {"name": name, "batch": batch, "compile_seconds": seconds,
-             **(_measure(call, batch, repeats) if fits else {"problem": "out of memory"})}
-            for (name, call), (seconds, fits) in zip(calls.items(), compiled, strict=True)
+             **({"problem": problem} if problem else _measure(call, batch, repeats))}
+            for (name, call), (seconds, problem) in zip(calls.items(), compiled, strict=True)
         ]
-        report.add_ratios(found, lambda _: programs.training_flops(
-            config, models, self._frozen, rows()
-        ))
+        if all("problem" in row for row in found):
+            raise UserError(f"{config.name}, batch {batch}: {found[0]['problem']}")
+        report.add_ratios(
+            found, lambda _: programs.training_flops(config, models, self._frozen, rows)
+        )
         return {**programs.described(config), "rows": found}
 
 
-def _compile(calls: list[programs.Program]) -> list[tuple[float, bool]]:
-    """Compile all, several at once; the seconds each took there, and whether it fits."""
+def _in_parts(config: Config, batch: int) -> Config:
+    """With a training step of this batch that fits."""
+    parts = -(-batch // _TRAINED_AT_ONCE)
+    train = dataclasses.replace(config.distill.train, batch=batch, accumulate=parts)
+    return dataclasses.replace(config, distill=dataclasses.replace(config.distill, train=train))
+
+
+def _compile(calls: list[programs.Program]) -> list[tuple[float, str]]:
+    """Compile all, several at once; the seconds each took there, and its problem, if any."""
     mesh = jax.sharding.get_mesh()
 
-    def one(call: programs.Program) -> tuple[float, bool]:
+    def one(call: programs.Program) -> tuple[float, str]:
         begin = time.perf_counter()
         with jax.set_mesh(mesh):
-            fits = _fits(lambda: call.ready)
-        return time.perf_counter() - begin, fits
+            problem = _problem(lambda: call.ready)
+        return time.perf_counter() - begin, problem
 
     with concurrent.futures.ThreadPoolExecutor(_COMPILED_AT_ONCE) as pool:
         return list(pool.map(one, calls))
@@ -183,17 +246,18 @@ def _measure(call: programs.Program, batch: int, repeats: int) -> dict[str, Any]
     def run() -> None:
         found.update(timed(call, repeats, _ENOUGH))
 
-    if not _fits(run):
-        return {**found, "problem": "out of memory"}
+    if problem := _problem(run):
+        return {**found, "problem": problem}
     return {**found, "seconds_per_image": found["seconds"] / batch}
 
 
-def _fits(run: Callable[[], Any]) -> bool:
-    """Run it; False where the device's memory does not suffice."""
+def _problem(run: Callable[[], Any]) -> str:
+    """Run it; a line about what went wrong, "" if nothing did."""
     try:
         run()
-    except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        return False
-    return True
+    except Exception as error:
+        if "RESOURCE_EXHAUSTED" in str(error):
+            return "out of memory"
+        traceback.print_exc()
+        return f"{type(error).__name__}: {str(error)[:200]}".split("\n")[0]
+    return ""
