@@ -16,9 +16,11 @@ import numpy as np
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
-# Numbers of code vectors that a program holds at once: 32 for each thread of its four warps.
-_HELD = 4096
-_WARPS = 4
+# Numbers of code vectors that a program holds at once: 16 for each thread of its warps. With 32
+# threads need so many registers that fewer of them run, and a step of LlamaGen's, a token an image,
+# has hardly more programs than a GPU has multiprocessors.
+_HELD = 8192
+_WARPS = 16
 # Below every logit that counts, and still a number.
 _LOWEST = -1e30
 
