@@ -125,7 +125,7 @@ def test_a_part_that_fails_takes_no_other_with_it(tmp_path, monkeypatch, capsys)
 def test_large_training_steps_are_computed_in_parts():
     config = suite.published.read("llamagen:B")
     sections = [suite._in_parts(config, batch).distill.train for batch in (8, 32, 128)]
-    assert [(s.batch, s.accumulate) for s in sections] == [(8, 1), (32, 1), (128, 4)]
+    assert [(s.batch, s.accumulate) for s in sections] == [(8, 1), (32, 2), (128, 8)]
 
 
 def test_a_device_that_computes_otherwise_is_seen(monkeypatch):
