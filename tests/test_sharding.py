@@ -38,6 +38,19 @@ def mesh(devices, fsdp=1):
     return jax.set_mesh(sharding.make_mesh(fsdp, jax.devices()[:devices]))
 
 
+def test_a_device_has_its_share_of_empty_rows_which_are_not_sharded():
+    """Programs that shard empty arrays crash jaxlib 0.11.2 on several devices."""
+    rows = np.arange(32, dtype=np.int32).reshape(16, 2)
+    with mesh(DEVICES):
+        join = sharding.per_device(lambda *both: jnp.concatenate(both, axis=1), replicated=0)
+        run = jax.jit(join)
+        given = sharding.shard_batch((rows[:, :0], rows), len(rows))
+        (equation,) = run.trace(*given).jaxpr.eqns
+        assert equation.primitive.name == "shard_map"
+        assert all(value.aval.size for value in equation.invars)
+        np.testing.assert_array_equal(run(*given), rows)
+
+
 def batch_of(count):
     index = np.arange(count, dtype=np.int32)
     ids = np.random.default_rng(0).integers(0, 16, (count, 16)).astype(np.uint16)

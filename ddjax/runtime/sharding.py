@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 from jax.experimental import multihost_utils
@@ -188,10 +189,27 @@ def per_device(function: Callable[..., Any], replicated: int) -> Callable[..., A
 
     @functools.wraps(function)  # its name in logs and profiles
     def run(*arguments: Any) -> Any:
-        specs = tuple(REPLICATED if i < replicated else BATCH for i in range(len(arguments)))
-        return jax.shard_map(function, in_specs=specs, out_specs=BATCH, check_vma=False)(*arguments)
+        shared, rows = arguments[:replicated], arguments[replicated:]
+        leaves, structure = jax.tree.flatten(rows)
+
+        def share(shared: tuple, full: list[jax.Array]) -> Any:
+            left = iter(full)
+            given = [next(left) if leaf.size else _empty_share(leaf) for leaf in leaves]
+            return function(*shared, *jax.tree.unflatten(structure, given))
+
+        specs = REPLICATED, BATCH
+        # Without empty arrays, such as the ids of no prefix: jaxlib 0.11.2 crashes on them.
+        return jax.shard_map(share, in_specs=specs, out_specs=BATCH, check_vma=False)(
+            shared, [leaf for leaf in leaves if leaf.size]
+        )
 
     return run
+
+
+def _empty_share(array: jax.Array) -> jax.Array:
+    """What a device has of an empty array of rows."""
+    share = len(array) // jax.sharding.get_abstract_mesh().size
+    return jnp.zeros((share, *array.shape[1:]), array.dtype)
 
 
 def to_host(array: jax.Array) -> np.ndarray:
