@@ -31,7 +31,7 @@ def reference(eps, log_p, codes, solver=SOLVER):
 
 # Codes in one block and in several, all taken and not; axes that fill a block and that do not.
 @pytest.mark.parametrize(("vocab", "code_dim", "top_k"), [
-    (64, 8, 0), (1500, 8, 0), (1500, 5, 20), (300, 32, 200), (7, 1, 0),
+    (64, 8, 0), (2500, 8, 0), (2500, 5, 20), (600, 32, 400), (7, 1, 0),
 ])
 def test_ids_are_those_of_the_reference(vocab, code_dim, top_k):
     eps, log_p, codes = random_distributions(vocab, code_dim, 24)

@@ -21,6 +21,8 @@ from jax.experimental.pallas import triton as plgpu
 # has hardly more programs than a GPU has multiprocessors.
 _HELD = 8192
 _WARPS = 16
+# Log-probabilities of which it looks at once for those that count: four for each thread.
+_SCANNED = 4 * 32 * _WARPS
 # Below every logit that counts, and still a number.
 _LOWEST = -1e30
 
@@ -46,10 +48,10 @@ def solve(
     tokens, vocab = log_p_NV.shape
     width = pl.next_power_of_2(codes_VC.shape[1])
     padding = ((0, 0), (0, width - codes_VC.shape[1]))  # axes in which nothing happens
-    block = min(_HELD // width, pl.next_power_of_2(vocab))
-    room = vocab + block
+    block, scanned = (min(n, pl.next_power_of_2(vocab)) for n in (_HELD // width, _SCANNED))
+    room = vocab + max(block, scanned)
     ids, _, _ = pl.pallas_call(
-        functools.partial(_kernel, block=block, barrier=not interpret),
+        functools.partial(_kernel, block=block, scanned=scanned, barrier=not interpret),
         grid=(tokens,),
         in_specs=[
             _row(width), _row(vocab), _whole(vocab, width), _whole(len(grid)),
@@ -186,7 +188,7 @@ def _keep(log_p: Any, ids: Any, kept_log_p: Any, vocab: int, block: int) -> jax.
 
 def _kernel(
     eps: Any, log_p: Any, codes: Any, grid: Any, weights: Any, id_: Any, kept: Any,
-    kept_log_p: Any, *, block: int, barrier: bool,
+    kept_log_p: Any, *, block: int, scanned: int, barrier: bool,
 ) -> None:
     """The whole way of a token, by references to its rows and to what all programs read.
 
@@ -200,9 +202,10 @@ def _kernel(
       kept: room for ids.
       kept_log_p: room for log-probabilities.
       block: codes at once.
+      scanned: log-probabilities at once.
       barrier: whether threads have to wait for what others of the program wrote.
     """
-    count = _keep(log_p, kept, kept_log_p, codes.shape[0], block)
+    count = _keep(log_p, kept, kept_log_p, codes.shape[0], scanned)
     if barrier:
         plgpu.debug_barrier()
     token, (steps, columns) = _Token(codes, kept, kept_log_p, count, block), weights.shape
