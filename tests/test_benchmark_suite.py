@@ -123,9 +123,13 @@ def test_a_part_that_fails_takes_no_other_with_it(tmp_path, monkeypatch, capsys)
 
 
 def test_large_training_steps_are_computed_in_parts():
-    config = suite.published.read("llamagen:B")
-    sections = [suite._in_parts(config, batch).distill.train for batch in (8, 32, 128)]
-    assert [(s.batch, s.accumulate) for s in sections] == [(8, 1), (32, 2), (128, 8)]
+    def found(name, batch):
+        train = suite._in_parts(suite.published.read(name), batch).distill.train
+        return train.batch, train.accumulate
+
+    assert [found("llamagen:B", n) for n in (8, 16, 128)] == [(8, 1), (16, 1), (128, 8)]
+    assert [found("var:d20", n) for n in (8, 128)] == [(8, 1), (128, 16)]
+    assert found("llamagen:tiny", 2) == (2, 1)
 
 
 def test_a_device_that_computes_otherwise_is_seen(monkeypatch):

@@ -32,9 +32,9 @@ from ddjax.storage import files
 _COMPILED_AT_ONCE = 8
 # Seconds after which a program has been timed often enough.
 _ENOUGH = 4.0
-# Images of a training step that are computed at once: by XLA's figures for an H100 each
-# takes 0.7 GB with LlamaGen-B and 2.4 GB with VAR-d16.
-_TRAINED_AT_ONCE = 16
+# Tokens of a training step that are computed at once, rounded down to a power of two of images; so
+# that VAR-d20 and the text-to-image XL fit on an H100.
+_TRAINED_AT_ONCE = 6000
 # Of a GPU's memory, for JAX; by default it takes three quarters.
 _MEMORY = "0.9"
 
@@ -220,7 +220,8 @@ class Measured:
 
 def _in_parts(config: Config, batch: int) -> Config:
     """With a training step of this batch that fits."""
-    parts = -(-batch // _TRAINED_AT_ONCE)
+    images = 1 << (_TRAINED_AT_ONCE // config.groups.length).bit_length() - 1
+    parts = -(-batch // images)
     train = dataclasses.replace(config.distill.train, batch=batch, accumulate=parts)
     return dataclasses.replace(config, distill=dataclasses.replace(config.distill, train=train))
 
