@@ -209,6 +209,12 @@ def test_the_plan_says_what_is_made_and_the_hours():
         "| guidance.scale=2 |  | 48 | 3 | 12 | 0 of 3 |",
     ):
         assert line in text.splitlines()
+    tree = plain(base()) | {"student": {**plain(base())["student"], "split": 16}}
+    train = {"steps": 7, "batch": 8, "learning_rate": 1e-3, "warmup": 2}
+    tree["distill"] |= {"score": {"train": train, "fake": train}}
+    methods = variants.of_over(from_dict(tree), "distill.method=map;map,score;score", METHODS)
+    rows = plan.text(study.Study(from_dict(tree), methods, 1), study.Path("x"), None).splitlines()
+    assert [row.split("|")[5].strip() for row in rows[-5:-2]] == ["12", "19", "7"]
     with pytest.raises(UserError, match="--utilisation: got 0, must be above 0"):
         plan.text(study.Study(base(), found, 3), study.Path("runs/x"), plan.Hardware("H100", 1, 0))
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ddjax.ablate.study import SHARED, Study
-from ddjax.config.schema import Config
+from ddjax.config.schema import MAP, SCORE, Config
 from ddjax.plan import report as costs
 from ddjax.runtime import sharding
 from ddjax.runtime.devices import DEVICES
@@ -87,7 +87,7 @@ def _works(study: Study, root: Path, hardware: Hardware | None) -> Iterator[Work
         hours = _hours(config, hardware, pairs=makes, students=students)
         yield Work(
             variant.name, _trained(config, own), config.pairs.count if makes else 0,
-            config.distill.train.steps * study.has_students, students, study.seeds, done, hours,
+            _steps(config) * study.has_students, students, study.seeds, done, hours,
         )
 
 
@@ -97,6 +97,13 @@ def _trained(config: Config, stages: list[Stage]) -> str:
         f"{stage.name} {getattr(config, stage.name).train.steps} steps"
         for stage in stages if stage.model
     )
+
+
+def _steps(config: Config) -> int:
+    """Of a student's trainings together."""
+    section = config.distill
+    steps = section.train.steps * (MAP in section.method)
+    return steps + (section.score.train.steps if SCORE in section.method else 0)
 
 
 def _hours(
