@@ -1,10 +1,12 @@
 """The training loop: continues bit-equal, stops at numbers that are not finite."""
 
 import contextlib
+import dataclasses
 import functools
 import gzip
 import json
 import signal
+import sys
 from unittest import mock
 
 import jax
@@ -22,7 +24,7 @@ from ddjax.data import batches as data_batches
 from ddjax.data.sources import Arrays
 from ddjax.method import keys
 from ddjax.models import classifier
-from ddjax.runtime import flops, preemption
+from ddjax.runtime import flops, hosts, preemption
 from ddjax.runtime.errors import UserError
 from ddjax.stages import feature_net
 from ddjax.storage import checkpoint
@@ -248,6 +250,15 @@ def test_a_spike_of_the_gradient_is_told():
         watched.put(step, scalars)
     assert watched.flush() == {"loss": 0.0, "gradient_norm": 20.1}
     assert written == [(22, {"gradient_norm_spike": 10.1}), (124, {"gradient_norm_spike": 20.1})]
+
+
+def test_a_process_that_is_not_the_first_writes_no_events(tmp_path, monkeypatch):
+    """Nor does it import TensorFlow, in seconds, for what it does not write."""
+    monkeypatch.setattr(hosts, "is_first", lambda: False)
+    monkeypatch.setitem(sys.modules, "clu", None)
+    run(tmp_path, config=dataclasses.replace(CONFIG, steps=3),
+        pictures=lambda model: {"grey": np.zeros((2, 2, 1))})
+    assert not (tmp_path / "events").exists()
 
 
 def test_spikes_of_a_run_are_events_and_lines(tmp_path, monkeypatch, capsys):

@@ -15,6 +15,8 @@ from ddjax.runtime.errors import UserError
 if TYPE_CHECKING:
     from clu import metric_writers
 
+    from ddjax.training.events import Nowhere
+
 # A spike is a gradient norm above so many times the median of the steps before it: of the last
 # WINDOW of them, and at least ENOUGH, since a run starts with large ones.
 SPIKE, WINDOW, ENOUGH = 10.0, 100, 20
@@ -32,7 +34,7 @@ class Health:
     """
 
     def __init__(
-        self, name: str, tensors: list[str], events: metric_writers.MetricWriter
+        self, name: str, tensors: list[str], events: metric_writers.MetricWriter | Nowhere
     ) -> None:
         self._name, self._tensors, self._events = name, tensors, events
         self._norms: collections.deque[float] = collections.deque(maxlen=WINDOW)
