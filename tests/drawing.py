@@ -1,5 +1,7 @@
 """Draw a batch by the name of a way, without a pipeline."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
@@ -18,5 +20,16 @@ def batch(models, settings, eps, condition, *, seed=3, bucket=None, prefix=None)
     return Batch(models, settings, eps, condition, bucket, keys_of(seed, count), prefix)
 
 
+@functools.partial(jax.jit, static_argnames=("settings", "way"))
+def _draw(models, settings, *rows, way):
+    return way.draw(Batch(models, settings, *rows))
+
+
+def drawn(name, batch):
+    """By one program."""
+    rows = (batch.eps_BLC, batch.condition, batch.bucket_B, batch.keys_B, batch.prefix_BP)
+    return _draw(batch.models, batch.settings, *rows, way=ways.parse(name))
+
+
 def draw(name, *args, **options):
-    return ways.parse(name).draw(batch(*args, **options))
+    return drawn(name, batch(*args, **options))
