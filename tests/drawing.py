@@ -25,11 +25,11 @@ def _draw(models, settings, *rows, way):
     return way.draw(Batch(models, settings, *rows))
 
 
-def drawn(name, batch):
-    """By one program."""
+def draw_at_once(name, batch):
+    """By one program; the models must be pytrees."""
     rows = (batch.eps_BLC, batch.condition, batch.bucket_B, batch.keys_B, batch.prefix_BP)
     return _draw(batch.models, batch.settings, *rows, way=ways.parse(name))
 
 
 def draw(name, *args, **options):
-    return drawn(name, batch(*args, **options))
+    return ways.parse(name).draw(batch(*args, **options))

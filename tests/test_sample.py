@@ -69,10 +69,9 @@ SETTINGS = Settings((0, 2), 4, Guidance(scale=1.5), flow.Solver())
 def draw(name, marginals=None, seed=3, batch=BATCH, given=None, prefix=None):
     eps = jax.random.normal(jax.random.key(1), (batch, 8, DIM))
     label = jnp.arange(batch) % 2
-    drawn = drawing.draw(
-        name, given or models(marginals), SETTINGS, eps, label, seed=seed, bucket=label,
-        prefix=prefix,
-    )
+    drawn = drawing.draw_at_once(name, drawing.batch(
+        given or models(marginals), SETTINGS, eps, label, seed=seed, bucket=label, prefix=prefix,
+    ))
     return eps, label, drawn
 
 
@@ -225,7 +224,7 @@ def test_what_is_drawn_depends_on_the_image_alone(name):
             field: getattr(batch, field)[rows]
             for field in ("eps_BLC", "condition", "bucket_B", "keys_B", "prefix_BP")
         })
-        found = drawing.drawn(name, part)
+        found = drawing.draw_at_once(name, part)
         np.testing.assert_array_equal(found.ids_BL, both.ids_BL[rows])
     assert len(np.unique(both.ids_BL, axis=0)) > 2
 
