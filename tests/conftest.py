@@ -4,18 +4,26 @@ import fcntl
 import gc
 import os
 import shutil
+from pathlib import Path
 
 import jax
 import pytest
 
+import tests.one_context  # noqa: F401
 from tests.commands import run
 
+# What is imported stays, and tracing makes little garbage: a tenth of the time went there.
+gc.set_threshold(100_000, 20, 20)
 # Most of a test is compiling; programs of tests run once or twice.
 os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 jax.config.update("jax_disable_most_optimizations", True)
+# Each program whole, since small ones take twice as long in up to 32 parts; where a test asks for
+# optimizations, those that take half the time of all, and gain nearly as much.
+flags = [os.environ.get("XLA_FLAGS", ""), "--xla_cpu_parallel_codegen_split_count=1",
+         "--xla_backend_optimization_level=1"]
 if jax.__version_info__ < (0, 11):  # halves the time of compiling; later versions have no such flag
-    flags = os.environ.get("XLA_FLAGS", "")
-    os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_use_fusion_emitters=false"
+    flags.append("--xla_cpu_use_fusion_emitters=false")
+os.environ["XLA_FLAGS"] = " ".join(flags)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_num_cpu_devices", 8)
 # They wait for each other's messages on the threads of one pool: see `ddjax.runtime.hosts.join`.
@@ -25,8 +33,9 @@ jax.config.update("jax_cpu_enable_async_dispatch", False)
 
 # Files that take half a minute or more, the longest first.
 LONGEST = (
-    "test_quality", "test_published", "test_hosts", "test_ablate", "test_main", "test_campaign",
-    "test_own_job", "test_tokenizer", "test_stops", "test_demo_page",
+    "test_published", "test_quality", "test_ablate", "test_hosts", "test_main", "test_own_job",
+    "test_benchmark_suite", "test_shapes", "test_tokenizer", "test_campaign", "test_stops",
+    "test_demo_page",
 )
 
 
@@ -38,10 +47,8 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_collection_finish():
-    """What was imported stays, and tracing makes little garbage: a tenth of the time went there."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(100_000, 20, 20)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -61,11 +68,15 @@ def shared_folder(tmp_path_factory, pytestconfig):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def programs_of_one_file():
-    """Dropped at its end: a process may hold 65,530 memory maps, then compiling crashes."""
+def programs():
+    """Dropped once they are many: a process may hold 65,530 memory maps, then compiling crashes."""
     yield
-    jax.clear_caches()
+    maps = Path("/proc/self/maps")
+    if not maps.exists() or maps.read_bytes().count(b"\n") > 30_000:
+        gc.unfreeze()
+        jax.clear_caches()
     gc.collect()
+    gc.freeze()  # what stays is not looked through again
 
 
 @pytest.fixture(scope="module")

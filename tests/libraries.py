@@ -15,7 +15,8 @@ import torch
 import ddjax.cli
 import ddjax.stages.registry
 import ddjax.stages.running
+import tests.one_context
 
 gc.freeze()  # else each command looks through all of it, and copies what it looks at
 
-__all__ = ["clu", "ddjax", "grain", "matplotlib", "orbax", "sklearn", "torch"]
+__all__ = ["clu", "ddjax", "grain", "matplotlib", "orbax", "sklearn", "tests", "torch"]
