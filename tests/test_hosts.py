@@ -20,7 +20,7 @@ JOB = (
     "--config.distill.perceptual=0.0", "--config.student.split=16",
     "--config.stages=pairs,distill,evaluate,sample",
     "--config.distill.train.steps=20",
-    "--config.evaluate.methods=refine_1,onestep_class",
+    "--config.evaluate.methods=student_1step,refine_1,onestep_class",
     "--config.evaluate.sets=1",
 )
 
