@@ -6,12 +6,14 @@ import importlib
 import json
 import re
 
+import jax
 import matplotlib.image
 import numpy as np
 import pytest
 
 from ddjax.ablate import curves, plan, results, study, values, variants
 from ddjax.config.reading import from_dict, plain
+from ddjax.runtime import sharding
 from ddjax.runtime.errors import UserError
 from ddjax.stages import pairs, running
 from ddjax.stages.registry import STAGES
@@ -20,6 +22,16 @@ from tests import tiny
 from tests.commands import run
 
 METHODS = ("student_1step", "student_2step")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_device():
+    """Programs of eight take longer to compile, and say nothing else here; all of them stay."""
+    mesh = sharding.one_device()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sharding, "make_mesh", lambda *_: mesh)
+        patch.setattr(jax, "clear_caches", lambda: None)
+        yield
 
 
 @functools.cache
@@ -33,7 +45,7 @@ def base(**random):
         tree["distill"].update(perceptual=0.0, validate_samples=16)
         tree["distill"]["train"]["steps"] = 4
         tree["pairs"]["per_shard"] = 10
-        tree["evaluate"].update(samples=16, batch=2, sets=1)
+        tree["evaluate"].update(samples=16, batch=16, sets=1)
     return from_dict(tree)
 
 

@@ -28,6 +28,7 @@ def both(request):
     return comparison.Modules(config, models)
 
 
+@pytest.mark.slow
 def test_the_same_weights_give_the_same_numbers(both):
     """Of the student's pass and of the decoder."""
     rows = {row.name: row for row in both.rows(2, compiled=False)}

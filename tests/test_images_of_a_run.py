@@ -65,15 +65,17 @@ def coder(root, seed=0):
     return model
 
 
+def encoded(model, root):
+    return jax.jit(lambda images: model.encode(images))(datasets.load(config(root).data)["image"])
+
+
 @pytest.mark.parametrize("devices", [1, 4])
 def test_ids_are_those_of_the_tokenizer_and_are_read_again(root, monkeypatch, devices):
     data, model = images.opened(config(root), root), coder(root)
     (root / "teacher").mkdir()
     with jax.set_mesh(sharding.make_mesh(1, jax.devices()[:devices])):
         found = images.ids(config(root), root / "tokenizer", model, data)
-        np.testing.assert_array_equal(
-            found, model.encode(datasets.load(config(root).data)["image"])
-        )
+        np.testing.assert_array_equal(found, encoded(model, root))
         # Neither images nor tokenizer are read for the teacher.
         monkeypatch.setattr(images, "over", None)
         again = images.ids(config(root), root / "teacher", model, data)
@@ -94,7 +96,7 @@ def test_ids_that_are_not_right_are_made_again(root, wrong):
     else:
         (root / "tokenizer" / "model").rename(root / "tokenizer" / "aside")
         model = coder(root, seed=1)
-        wanted = model.encode(datasets.load(config(root).data)["image"])
+        wanted = encoded(model, root)
         assert (wanted != found).any()
     again = images.ids(config(root), root / "tokenizer", model, data)
     np.testing.assert_array_equal(again, wanted)

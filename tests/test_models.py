@@ -109,27 +109,14 @@ def test_bfloat16_computes_near_float32_with_float32_parameters():
     assert 1e-4 < np.std(exact - near) / np.std(exact) < 0.03  # 2^-8 a rounding
 
 
-def test_tokenizer_shapes_and_codes():
-    config = VQTokenizerConfig(12, 3, 20, 5, 8, (1, 1, 2), 1, 8, 4)
-    model = VQTokenizer(config, rngs=nnx.Rngs(0))
-    np.testing.assert_allclose(np.linalg.norm(model.codebook, axis=1), 1, atol=1e-6)
-    images = jax.random.normal(jax.random.key(0), (2, 12, 12, 3))
-    ids = model.encode(images)
-    assert ids.shape == (2, 9) and ids.max() < 20
-    distance = np.linalg.norm(
-        np.asarray(model.features(images))[:, :, None] - np.asarray(model.codebook), axis=-1
-    )
-    np.testing.assert_array_equal(ids, distance.argmin(-1))
-    assert model.decode(model.codebook[ids]).shape == images.shape
-
-
 def test_a_token_decodes_to_its_own_place():
     """Raster order: a token moves the pixels of its own cell most, over 32 random images."""
     config = VQTokenizerConfig(16, 1, 20, 5, 8, (1, 1, 1), 1, 8, 4)
     model = VQTokenizer(config, rngs=nnx.Rngs(0))
+    decode = jax.jit(lambda x: model.decode(x))
     x = jax.random.normal(jax.random.key(0), (32, 16, 5))
     for token, (row, column) in {5: (1, 1), 6: (1, 2), 9: (2, 1)}.items():
-        change = np.abs(model.decode(x.at[:, token].add(3.0)) - model.decode(x))
+        change = np.abs(decode(x.at[:, token].add(3.0)) - decode(x))
         cells = change.reshape(32, 4, 4, 4, 4).mean(axis=(0, 2, 4))
         assert np.unravel_index(cells.argmax(), cells.shape) == (row, column)
 

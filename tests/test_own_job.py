@@ -24,7 +24,7 @@ def job(tmp_path_factory):
         "--config.teacher.model.num_classes=2", "--config.tokenizer.model.image_channels=3",
         "--config.tokenizer.perceptual=0.1", "--config.tokenizer.entropy=0.0",
         "--config.tokenizer.revive_every=3", "--config.tokenizer.hold_out=True",
-        "--config.evaluate.methods=teacher_flow,student_1step,refine_1,refine_3",
+        "--config.evaluate.methods=teacher_flow,student_1step,refine_3",
     ]
     options += [f"--config.{net}.model.{key}" for net in NETS
                 for key in ("image_channels=3", "num_classes=2")]

@@ -42,18 +42,21 @@ def var(folder):
     ]
 
 
-@pytest.mark.parametrize(("family", "perceptual"), [("llamagen", 1.0), ("var", 0.0)])
-def test_from_converted_weights_to_a_report(folder, family, perceptual, request):
+@pytest.mark.parametrize(("family", "perceptual", "methods"), [
+    ("llamagen", 1.0, "teacher_ar,student_2step"), ("var", 0.0, "refine_1"),
+])
+def test_from_converted_weights_to_a_report(folder, family, perceptual, methods, request):
     code, output = run(
         folder / family, *request.getfixturevalue(family),
-        "--config.evaluate.methods=teacher_ar,student_2step,refine_1",
+        f"--config.evaluate.methods={methods}",
         "--config.distill.train.steps=3",
         f"--config.distill.perceptual={perceptual}", "--config.student.split=4",
         config=f"configs/{family}.py:tiny",
     )
     assert code == 0, output
     report = (folder / family / "report.md").read_text()
-    assert "| refine_1 |" in report and "There are no data to compare with" in report
+    assert all(f"| {method} |" in report for method in methods.split(","))
+    assert "There are no data to compare with" in report
     drawn = np.load(next((folder / family).glob("sample/*/images.npz")))
     assert drawn["images"].shape == (10, 64, 64, 3) and np.isfinite(drawn["images"]).all()
 

@@ -58,6 +58,9 @@ def features_of(model, ids, mask):
     return out.last_hidden_state.numpy()
 
 
+embed = jax.jit(lambda encoder, ids, mask: encoder.embed_text(ids, mask))
+
+
 def load(folder, dtype="float32"):
     return model_folder.load(folder, "t5", dtype=dtype)
 
@@ -73,7 +76,7 @@ def converted(model, folder):
 
 def assert_features(encoder, model):
     ids, mask = captions()
-    found = np.asarray(jax.jit(encoder.embed_text)(ids, mask))
+    found = np.asarray(embed(encoder, ids, mask))
     np.testing.assert_allclose(found[mask], features_of(model, ids, mask)[mask], atol=2e-5)
 
 
@@ -97,8 +100,8 @@ def test_padding_changes_nothing():
     ids, mask = captions()
     encoder = t5.T5Encoder(t5.T5Config(50, 16, 2, 8, 2, 24, "float32"), rngs=nnx.Rngs(0))
     other = np.where(mask, ids, 9)
-    short = encoder.embed_text(ids[2:3, :23], mask[2:3, :23])
-    found, same = (np.asarray(encoder.embed_text(one, mask)) for one in (ids, other))
+    short = embed(encoder, ids[2:3, :23], mask[2:3, :23])
+    found, same = (np.asarray(embed(encoder, one, mask)) for one in (ids, other))
     np.testing.assert_allclose(same[mask], found[mask], atol=1e-6)
     np.testing.assert_allclose(short[0], found[2, :23], atol=1e-5)
 
@@ -106,7 +109,7 @@ def test_padding_changes_nothing():
 def test_bfloat16_is_near(tmp_path):
     model = original("narrow")
     ids, mask = captions()
-    found = np.asarray(load(converted(model, tmp_path), "bfloat16").embed_text(ids, mask))
+    found = np.asarray(embed(load(converted(model, tmp_path), "bfloat16"), ids, mask))
     assert found.dtype == np.float32
     wanted = features_of(model, ids, mask)
     assert np.abs(found - wanted)[mask].mean() < 0.03 * np.abs(wanted[mask]).mean()

@@ -176,10 +176,11 @@ def test_what_is_measured_against_an_independent_computation(setting):
     drawn = jax.jit(lambda s, *a: student_sample(s, *a, steps=(0,), split=10))(
         student, tokenizer.codebook, eps[:10], label[:10]
     )
-    teachers = net.features(tokenizer.decode(tokenizer.codebook[ids[10:]]))
+    features = jax.jit(lambda x: net.features(tokenizer.decode(x)))
+    teachers = features(tokenizer.codebook[ids[10:]])
     fd = frechet_distance(*(
         Gaussian(np.mean(rows, 0), np.cov(np.float64(rows), rowvar=False))
-        for rows in (net.features(tokenizer.decode(drawn.x_BLC)), teachers)
+        for rows in (features(drawn.x_BLC), teachers)
     ))
     equal = np.mean(np.asarray(drawn.ids_BL) == ids[:10])
     assert 0 < equal < 1 and fd > 0
@@ -207,6 +208,7 @@ def test_a_damaged_map_of_the_held_out_noise_is_named(setting, tmp_path):
         made(config, tmp_path)
 
 
+@pytest.mark.slow
 def test_the_feature_net_is_the_evaluations(finished, tmp_path):
     """Trained once, by whoever needs it first, in a folder with its settings."""
     root, _ = finished
