@@ -22,7 +22,7 @@ from ddjax.data.sources import Arrays
 from ddjax.method import flow, ways
 from ddjax.method.groups import Groups
 from ddjax.method.protocols import Features
-from ddjax.method.sampling import Models
+from ddjax.method.sampling import Models, decode
 from ddjax.method.ways import Refine
 from ddjax.models import MODELS
 from ddjax.pipeline import Pipeline
@@ -187,9 +187,7 @@ def _measure(net: nnx.Module, images: jax.Array) -> Features:
 
 @jax.jit
 def _decode(tokenizer: nnx.Module, x_BLC: jax.Array) -> jax.Array:
-    return sharding.per_device(lambda tokenizer, x: tokenizer.decode(x), replicated=1)(
-        tokenizer, x_BLC
-    )
+    return sharding.per_device(decode, replicated=1)(tokenizer, x_BLC)
 
 
 @functools.partial(jax.jit, static_argnames=("groups", "solver"))

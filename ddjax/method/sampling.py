@@ -206,6 +206,17 @@ def self_refined(
     return Drawn(*best(last))
 
 
+def decode(tokenizer: Tokenizer, x_BLC: jax.Array) -> jax.Array:
+    """Images [B, H, W, channels] of a device's share of code vectors.
+
+    On a CPU one after another: what the convolutions of several images at once read does not stay
+    in its caches.
+    """
+    if jax.default_backend() != "cpu":
+        return tokenizer.decode(x_BLC)
+    return jax.lax.map(lambda x_LC: tokenizer.decode(x_LC[None])[0], x_BLC)
+
+
 class Images(NamedTuple):
     """What `draw_images` was asked for, by field; None elsewhere.
 
@@ -258,7 +269,7 @@ def draw_images(
         )
         drawn = way.draw(batch)
         made = {
-            "images": lambda: models.tokenizer.decode(drawn.x_BLC),
+            "images": lambda: decode(models.tokenizer, drawn.x_BLC),
             "ids": lambda: drawn.ids_BL,
             "vectors": lambda: drawn.x_BLC,
             "log_probs": lambda: way.log_probs(batch, drawn),

@@ -7,7 +7,6 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
 from ddjax.method import codes
@@ -84,11 +83,6 @@ def conv(channels_in: int, channels_out: int, size: int, rngs: nnx.Rngs) -> nnx.
     return nnx.Conv(channels_in, channels_out, (size, size), rngs=rngs)
 
 
-# By parity of a pixel of the enlarged map, and by tap of two: which of the three taps of a
-# convolution there fall on the same pixel of the map before.
-_TAPS = np.array([[[1, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]], np.float32)
-
-
 def enlarge(layer: nnx.Conv, x: jax.Array) -> jax.Array:
     """A 3x3 convolution of a map whose pixels are repeated twice along each axis.
 
@@ -103,19 +97,27 @@ def enlarge(layer: nnx.Conv, x: jax.Array) -> jax.Array:
     Returns:
       [B, 2h, 2w, outer].
     """
-    (batch, h, w, inner), kernel = x.shape, layer.kernel[...]
-    small = jnp.einsum(
-        "auy,bvx,yxio->uviabo", _TAPS, _TAPS, kernel, precision=jax.lax.Precision.HIGHEST
-    )
+    batch, h, w, inner = x.shape
+    rows = jnp.moveaxis(_folded(layer.kernel[...]), 2, 0)
+    # Of columns and of rows: [kind, tap, kind, tap, inner, outer].
+    kernel = _folded(rows).transpose(3, 1, 4, 2, 0, 5).reshape(2, 2, inner, -1)
     found = jax.lax.conv_general_dilated(
-        x, small.reshape(2, 2, inner, -1), (1, 1), ((1, 1), (1, 1)),
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        x, kernel, (1, 1), ((1, 1), (1, 1)), dimension_numbers=("NHWC", "HWIO", "NHWC")
     ).reshape(batch, h + 1, w + 1, 2, 2, -1)
-    rows = (
+    pixels = (
         jnp.stack([found[:, a : a + h, b : b + w, a, b] for b in (0, 1)], axis=3) for a in (0, 1)
     )
-    whole = jnp.stack(list(rows), axis=2).reshape(batch, 2 * h, 2 * w, -1)
+    whole = jnp.stack(list(pixels), axis=2).reshape(batch, 2 * h, 2 * w, -1)
     return whole + jnp.broadcast_to(layer.bias[...], whole.shape)
+
+
+def _folded(taps: jax.Array) -> jax.Array:
+    """Three taps along an axis, [3, ...], as two on the map before: [2, 2, ...], by kind of pixel.
+
+    Of three neighbours in the enlarged map two are the same pixel of the map before.
+    """
+    first, middle, last = taps
+    return jnp.stack([jnp.stack([first, middle + last]), jnp.stack([first + middle, last])])
 
 
 class NormSwish(nnx.Module):

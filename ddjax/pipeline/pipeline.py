@@ -23,7 +23,7 @@ from ddjax.method.flow import Solver
 from ddjax.method.groups import Groups
 from ddjax.method.guidance import Guidance
 from ddjax.method.protocols import Tokenizer
-from ddjax.method.sampling import Models, Settings, coded
+from ddjax.method.sampling import Models, Settings, coded, decode
 from ddjax.pipeline.outputs import Output, Trajectory
 from ddjax.pipeline.sampler import Sampler, slices
 from ddjax.runtime.errors import UserError
@@ -250,7 +250,7 @@ def _decode_x_k(
     tokenizer: Tokenizer, k: jax.Array, ids_BL: jax.Array, eps_BLC: jax.Array, *, groups: Groups
 ) -> jax.Array:
     data_BLC = coded(ids_BL, tokenizer.codebook)
-    return tokenizer.decode(trajectory.x_at(k, data_BLC, eps_BLC, groups))
+    return decode(tokenizer, trajectory.x_at(k, data_BLC, eps_BLC, groups))
 
 
 def _checked_noise(noise: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

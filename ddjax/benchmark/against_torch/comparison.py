@@ -15,7 +15,7 @@ from ddjax.benchmark import programs
 from ddjax.benchmark.against_torch import inception, llamagen, var, vq, weights
 from ddjax.benchmark.timing import interleaved
 from ddjax.config.schema import Config
-from ddjax.method.sampling import Models
+from ddjax.method.sampling import Models, decode
 from ddjax.models.inception import Inception, InceptionConfig
 from ddjax.runtime.errors import UserError
 
@@ -144,7 +144,7 @@ def _pass(student: Any, eps_BLC: jax.Array, labels_B: jax.Array) -> tuple[jax.Ar
 @jax.jit
 def _decode(tokenizer: Any, x_BLC: jax.Array) -> jax.Array:
     """Channels first, as PyTorch has them."""
-    return tokenizer.decode(x_BLC).transpose(0, 3, 1, 2)
+    return decode(tokenizer, x_BLC).transpose(0, 3, 1, 2)
 
 
 def difference(row: Row) -> float:
