@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from ddjax.models import condition_embed, transformer
+from ddjax.models import condition_embed, layers, transformer
 from ddjax.models.llamagen import LlamaGenStudent, LlamaGenTeacher
 from ddjax.models.llamagen_trunk import LlamaGenConfig, causal_mask
 from ddjax.models.vq import VQTokenizer, VQTokenizerConfig
+from ddjax.runtime import platform
 
 CONFIG = LlamaGenConfig(
     vocab_size=12, code_dim=4, grid=3, width=24, layers=3, heads=2, num_classes=5
@@ -158,3 +159,23 @@ def test_the_vector_head_reads_the_mean_of_the_tokens_that_count():
 def test_a_gpt_is_conditioned_on_classes_or_on_captions(sizes):
     with pytest.raises(ValueError, match="either the first or the last two must be above 0"):
         LlamaGenConfig(12, 4, 3, 24, 2, 2, **sizes)
+
+
+@pytest.mark.parametrize(("dtype", "near"), [("float32", 1e-6), ("bfloat16", 1e-2)])
+@pytest.mark.parametrize("causal", [False, True])
+def test_attention_on_a_cpu_is_that_of_accelerators(causal, dtype, near):
+    """With more keys than queries, as behind a cache, and a mask for each image."""
+    keys = jax.random.split(jax.random.key(0), 3)
+    q, k, v = (
+        jax.random.normal(key, (2, length, 3, 8), dtype)
+        for key, length in zip(keys, (70, 75, 75), strict=True)
+    )
+    sees = np.arange(75) <= np.arange(70)[:, None] + np.array([0, 5])[:, None, None, None]
+
+    def attend(name):
+        with platform.traced_for(name):
+            return layers.attention(q, k, v, sees if causal else None, 0.5)
+
+    found, wanted = attend("cpu"), attend("gpu")
+    assert found.dtype == wanted.dtype
+    np.testing.assert_allclose(*(x.astype(jnp.float32) for x in (found, wanted)), atol=near)

@@ -19,7 +19,7 @@ from ddjax.method.groups import Groups
 from ddjax.method.guidance import Guidance, Guided
 from ddjax.method.keys import per_image
 from ddjax.method.protocols import RefiningStudent, Student, Teacher, Tokenizer
-from ddjax.runtime import sharding
+from ddjax.runtime import platform, sharding
 from ddjax.runtime.errors import UserError
 
 
@@ -212,7 +212,7 @@ def decode(tokenizer: Tokenizer, x_BLC: jax.Array) -> jax.Array:
     On a CPU one after another: what the convolutions of several images at once read does not stay
     in its caches.
     """
-    if jax.default_backend() != "cpu":
+    if not platform.is_cpu():
         return tokenizer.decode(x_BLC)
     return jax.lax.map(lambda x_LC: tokenizer.decode(x_LC[None])[0], x_BLC)
 

@@ -3,12 +3,14 @@
 Follows the GPT of github.com/FoundationVision/LlamaGen, so that its weights convert.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from ddjax.models.layers import UNROLL, stacked
+from ddjax.models.layers import UNROLL, attention, stacked
 from ddjax.runtime import sharding
 from ddjax.runtime.layout import ParameterLayout
 
@@ -98,9 +100,8 @@ class TransformerAttention(nnx.Module):
         if past is not None:
             k = jax.lax.dynamic_update_slice_in_dim(past[0], k, position, axis=2)
             v = jax.lax.dynamic_update_slice_in_dim(past[1], v, position, axis=2)
-        # JAX takes XLA's implementation, on GPUs too. cuDNN's, asked for by name, refuses masks
-        # over an odd length in training, such as 1 + 256, and the head width of 3B.
-        out = jax.nn.dot_product_attention(q, k.swapaxes(1, 2), v.swapaxes(1, 2), mask=mask)
+        scale = 1 / math.sqrt(q.shape[-1])
+        out = attention(q, k.swapaxes(1, 2), v.swapaxes(1, 2), mask, scale)
         return self.wo(out.reshape(x_BSD.shape)), (k, v)
 
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from ddjax.method.codes import unit
-from ddjax.models.layers import adaptive_norm
+from ddjax.models.layers import adaptive_norm, attention
 
 # Keys and values of earlier positions, [B, T, H, K] each; of all blocks with an axis before.
 VARCache = tuple[jax.Array, jax.Array]
@@ -59,7 +59,7 @@ class VARAttention(nnx.Module):
             k, v = cache = tuple(
                 jnp.concatenate(pair, axis=1) for pair in zip(cache, (k, v), strict=True)
             )
-        out = jax.nn.dot_product_attention(q, k, v, mask=mask, scale=1.0)
+        out = attention(q, k, v, mask, scale=1.0)
         return self.wo(out.reshape(x_BSD.shape)), cache
 
 
