@@ -12,7 +12,7 @@ from absl import flags
 from configs import llamagen_t2i
 from ddjax.config.reading import from_dict
 from ddjax.plan import __main__ as command
-from ddjax.plan import captions, compiled, memory, report
+from ddjax.plan import captions, compiled, fitting, memory, report, stages
 from ddjax.runtime import sharding
 from ddjax.runtime.devices import DEVICES
 from ddjax.runtime.errors import UserError
@@ -39,18 +39,18 @@ def tiny_config(**mesh):
 def test_parameters_are_the_published_ones(file, size, counts):
     """Of the paper's table, in millions."""
     config = from_dict(importlib.import_module(f"configs.{file}").get_config(size).to_dict())
-    nets = report.models(config)
+    nets = stages.models(config)
     for name, millions in counts.items():
-        assert report.parameters(nets[name]) / 1e6 == pytest.approx(millions, rel=0.005), name
+        assert stages.parameters(nets[name]) / 1e6 == pytest.approx(millions, rel=0.005), name
 
 
 def test_memory_of_the_tiny_job():
     config = tiny_config(fsdp=2)
-    nets = report.models(config)
+    nets = stages.models(config)
     training, whole = (
-        report.distill_stage(c, nets, 4) for c in (config, tiny_config(fsdp=1))
+        stages.distill_stage(c, nets, 4) for c in (config, tiny_config(fsdp=1))
     )
-    student = 4 * report.parameters(nets["student"])
+    student = 4 * stages.parameters(nets["student"])
     for name in ("student", "its average", "gradients"):
         assert training.bytes[f"{name} / 2"] == student / 2
     adam = training.bytes["optimizer state / 2"]
@@ -71,9 +71,9 @@ def test_score_distillation_keeps_student_fake_model_and_two_optimizers():
             **tree["distill"]["score"], "fake_updates": updates}}})
         for updates in (1, 4)
     )
-    nets = report.models(config)
-    student, teacher = (4 * report.parameters(nets[name]) for name in ("student", "teacher"))
-    fake, score = report.training_stages(config, nets, 4)
+    nets = stages.models(config)
+    student, teacher = (4 * stages.parameters(nets[name]) for name in ("student", "teacher"))
+    fake, score = stages.training_stages(config, nets, 4)
     assert score.bytes["what is trained / 2"] == (student + teacher) / 2
     assert score.bytes["its average / 2"] == student / 2
     moments = student + teacher  # two each, cut in two
@@ -81,7 +81,7 @@ def test_score_distillation_keeps_student_fake_model_and_two_optimizers():
     assert score.bytes["gradients / 2"] == max(student, teacher) / 2  # one after the other
     assert score.bytes["teacher and codebook"] == teacher + 4 * 16 * 4
     assert fake.bytes["what is trained / 2"] == teacher / 2 and fake.bytes["student"] == student
-    more = report.training_stages(again, nets, 4)[1]
+    more = stages.training_stages(again, nets, 4)[1]
     assert more.operations - score.operations == pytest.approx(3 * fake.operations)
     assert more.bytes == score.bytes
     assert (fake.calls, score.calls) == (7, 10)
@@ -94,11 +94,11 @@ def test_score_distillation_keeps_student_fake_model_and_two_optimizers():
 def test_captions_cost_their_encoder_or_a_cache(tmp_path):
     tree = llamagen_t2i.get_config("tiny").to_dict()
     kept = {**tree, "text": {**tree["text"], "cache": str(tmp_path)}}
-    nets = report.models(from_dict(tree))
-    for make in (report.pairs_stage, report.distill_stage):
+    nets = stages.models(from_dict(tree))
+    for make in (stages.pairs_stage, stages.distill_stage):
         computed, read = (make(from_dict(one), nets, 1) for one in (tree, kept))
         encoder = model_folder.template("t5", from_dict(tree).text.model)
-        assert computed.bytes["text encoder"] == 4 * report.parameters(encoder)
+        assert computed.bytes["text encoder"] == 4 * stages.parameters(encoder)
         assert "text encoder" not in read.bytes and not list(tmp_path.iterdir())
         batch, tokens, layers = computed.batch, 16, 2
         weights = 4 * 48 * 64 + 3 * 48 * 96  # q, k, v, o; two in, one out
@@ -110,7 +110,7 @@ def test_captions_cost_their_encoder_or_a_cache(tmp_path):
     assert f"20 captions x {tokens / 20:.1f} tokens (mean of 20) x 48 x 2 bytes = " \
         f"{tokens * 48 * 2 / 1e9:.3f} GB" in line
     tree["data"]["captions"] = "nowhere.txt"
-    report.pairs_stage(from_dict(tree), nets, 1)  # needs no captions
+    stages.pairs_stage(from_dict(tree), nets, 1)  # needs no captions
     assert "not known (config.data.captions: nowhere.txt: No such file" in captions.cache_size(
         from_dict(tree), 1
     )
@@ -118,7 +118,7 @@ def test_captions_cost_their_encoder_or_a_cache(tmp_path):
 
 def test_decoding_keeps_keys_and_values_for_both_halves_of_guidance():
     config = tiny_config()
-    stage = report.pairs_stage(config, report.models(config), 2)
+    stage = stages.pairs_stage(config, stages.models(config), 2)
     layers, batch, width, length, vocab = 2, 8, 16, 16, 16
     keys_values = 2 * layers * (2 * batch) * width * length * 4
     # Beside them the cache has a byte for each image: which tokens of the condition count.
@@ -130,7 +130,7 @@ def test_decoding_keeps_keys_and_values_for_both_halves_of_guidance():
 
 def test_hours_follow_the_slower_of_operations_and_memory():
     device = DEVICES["v5p"]
-    stage = report.StagePlan("pairs", 8, 3600, 2 * device.peak, device.bandwidth, {})
+    stage = stages.StagePlan("pairs", 8, 3600, 2 * device.peak, device.bandwidth, {})
     assert stage.bound(device) == (2.0, "operations")
     slower = dataclasses.replace(stage, name="distill", traffic=3 * device.bandwidth)
     assert slower.bound(device) == (3.0, "memory traffic")
@@ -142,7 +142,7 @@ def test_hours_follow_the_slower_of_operations_and_memory():
 
 def test_what_does_not_fit_is_told():
     def warned(name, known, estimated):
-        stage = report.StagePlan(name, 8, 1, 0, 0, {"known": known, "estimated": estimated})
+        stage = stages.StagePlan(name, 8, 1, 0, 0, {"known": known, "estimated": estimated})
         return report.warnings([stage], DEVICES["v5e"])
 
     assert warned("pairs", 10e9, 2e9) == []
@@ -152,6 +152,36 @@ def test_what_does_not_fit_is_told():
     (line,) = warned("distill", 14e9, 0.5e9)
     assert line.startswith("WARNING: distill will not fit: 14.5 GB") and "14.4 of 16 GB" in line
     assert "config.distill.train.accumulate" in line and "config.mesh.fsdp" in line
+
+
+def test_what_fits_is_the_most_at_once():
+    """Memory that fits just what is asked for; twice the estimate has to."""
+    config = tiny_config(fsdp=1)
+    nets = stages.models(config)
+
+    def of(batch, parts):
+        tree = tiny.get_config().to_dict()
+        tree["distill"]["perceptual"], tree["student"]["split"] = 0.0, 16
+        tree["pairs"]["batch"], tree["distill"]["train"]["accumulate"] = batch, parts
+        return from_dict(tree)
+
+    def needed(stage):
+        return (stage.total + stage.estimated) / stages.USABLE
+
+    def found(given, memory):
+        device = dataclasses.replace(DEVICES["L4"], memory=memory)
+        return fitting.settings(given, nets, stages.all_stages(given, nets, 2), 2, device)
+
+    assert found(config, 1e12) == {}
+    assert found(of(config.pairs.batch, 2), 1e12) == {"distill.train.accumulate": 1}
+    halved = needed(stages.distill_stage(of(config.pairs.batch, 2), nets, 2))
+    assert found(config, halved) == {"distill.train.accumulate": 2}
+    assert found(config, halved - 1) == {"distill.train.accumulate": 4}
+    nothing = found(config, 1)
+    assert nothing == {"pairs.batch": None, "distill.train.accumulate": None}
+    lines = fitting.advice({"pairs.batch": 4, "distill.train.accumulate": None}, DEVICES["L4"])
+    assert lines[0].endswith("twice the estimates: --config.pairs.batch=4")
+    assert "No config.distill.train.accumulate is enough for 24 GB" in lines[1]
 
 
 @pytest.mark.parametrize(
@@ -190,7 +220,7 @@ def test_the_compiler_counts_the_share_of_what_is_trained():
     found = {}
     for fsdp in (1, 4):
         config = tiny_config(fsdp=fsdp)
-        nets = report.models(config)
+        nets = stages.models(config)
         with jax.set_mesh(sharding.make_mesh(fsdp)):
             found[fsdp] = compiled.training_step(config, nets)
             state = jax.eval_shape(
@@ -213,7 +243,7 @@ def test_the_compiler_counts_the_share_of_both_that_score_distillation_trains():
     tree["student"]["split"] = 16
     for fsdp in (1, 4):
         config = from_dict({**tree, "mesh": {"fsdp": fsdp}})
-        nets = report.models(config)
+        nets = stages.models(config)
         with jax.set_mesh(sharding.make_mesh(fsdp)):
             found[fsdp] = compiled.score_step(config, nets).arguments
     sizes = {}

@@ -10,7 +10,8 @@ import pytest
 from ddjax.config.reading import from_dict
 from ddjax.method import ways
 from ddjax.method.sampling import Models, draw_images
-from ddjax.plan import report
+from ddjax.plan import stages
+from ddjax.runtime import platform
 from ddjax.stages import distill_map, pair_generation
 from ddjax.training import loop
 
@@ -27,7 +28,7 @@ def job(family):
     tree = importlib.import_module(f"configs.{family}").get_config("tiny").to_dict()
     tree["teacher"]["model"]["dtype"] = "bfloat16"
     config = from_dict(tree)
-    nets = report.models(config)
+    nets = stages.models(config)
     codes = jax.eval_shape(lambda tokenizer: tokenizer.codebook, nets["tokenizer"])
     eps = array(jnp.float32, BATCH, config.groups.length, codes.shape[1])
     return config, nets, codes, eps
@@ -75,8 +76,9 @@ PROGRAMS = {
 @pytest.mark.parametrize("program", PROGRAMS)
 @pytest.mark.parametrize("family", ["llamagen", "var"])
 def test_lowers(family, program):
-    traced = PROGRAMS[program](family)
-    for platform in ("cuda", "tpu"):
-        text = traced.lower(lowering_platforms=(platform,)).as_text()
+    with platform.traced_for("gpu"):
+        traced = PROGRAMS[program](family)
+    for name in ("cuda", "tpu"):
+        text = traced.lower(lowering_platforms=(name,)).as_text()
         assert "stablehlo.dot_general" in text and "bf16" in text
         assert "f64" not in text

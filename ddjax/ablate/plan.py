@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from ddjax.ablate.study import SHARED, Study
 from ddjax.config.schema import MAP, SCORE, Config
-from ddjax.plan import report as costs
+from ddjax.plan import stages as costs
 from ddjax.runtime import sharding
 from ddjax.runtime.devices import DEVICES
 from ddjax.stages.registry import Stage
