@@ -84,6 +84,6 @@ def walk(trunk, h, condition, mask, between=None):
             _, _, scale, _, shift, _ = block.modulation(condition)
             normed = adaptive_norm(h, scale, shift)
             found["block0_attn_out"] = block.attention(normed, mask, None)[0]
-        h, _ = block(h, condition, mask, between and between[i], None)
+        h, _ = block(h, block.modulation(condition), mask, between and between[i], None)
         found[f"block{i}"] = h
     return found, h

@@ -24,6 +24,7 @@ class VARState(NamedTuple):
     """The teacher's cache between scales."""
 
     condition_B1D: jax.Array
+    modulation: list[jax.Array]  # of all blocks
     map_BHWC: jax.Array  # the sum over all scales so far
     cache: VARCache
 
@@ -65,9 +66,9 @@ class VARTeacher(nnx.Module):
 
     def logits(self, ids_BL: jax.Array, condition: jax.Array) -> jax.Array:
         """Teacher forcing: logits [B, L, V] of every token given the scales before its own."""
-        h, state = self._begin(condition, ids_BL[:, : self.groups.starts[-2]])
-        h, _ = self.trunk(h, state.condition_B1D, block_causal_mask(self.groups, h.shape[1]))
-        return self.trunk.logits(h, state.condition_B1D)
+        h, condition_B1D, _ = self._begin(condition, ids_BL[:, : self.groups.starts[-2]])
+        h, _ = self.trunk(h, condition_B1D, block_causal_mask(self.groups, h.shape[1]))
+        return self.trunk.logits(h, condition_B1D)
 
     def prefill(self, condition: jax.Array, ids_BP: jax.Array) -> tuple[jax.Array, VARState]:
         """Read the condition and the ids of the first n scales.
@@ -78,12 +79,13 @@ class VARTeacher(nnx.Module):
         Returns:
           logits [B, tokens of scale n, V] of scale n, and the state for `step`.
         """
-        h, state = self._begin(condition, ids_BP)
-        mask = block_causal_mask(self.groups, h.shape[1])
-        h, cache = self.trunk(h, state.condition_B1D, mask, state.cache)
-        return self.trunk.logits(h[:, ids_BP.shape[1] :], state.condition_B1D), state._replace(
-            cache=cache
-        )
+        h, condition_B1D, map_BHWC = self._begin(condition, ids_BP)
+        c, mask = self.config, block_causal_mask(self.groups, h.shape[1])
+        empty = jnp.zeros((c.layers, len(ids_BP), 0, c.heads, c.width // c.heads), self.trunk.dtype)
+        modulation = self.trunk.modulated(condition_B1D)
+        h, cache = self.trunk(h, condition_B1D, mask, (empty, empty), modulation=modulation)
+        logits = self.trunk.logits(h[:, ids_BP.shape[1] :], condition_B1D)
+        return logits, VARState(condition_B1D, modulation, map_BHWC, cache)
 
     def step(self, ids_BS: jax.Array, group: int, state: VARState) -> tuple[jax.Array, VARState]:
         """Append the ids of `group`; logits [B, tokens of scale group + 1, V] of the next scale."""
@@ -92,19 +94,20 @@ class VARTeacher(nnx.Module):
         state = state._replace(map_BHWC=state.map_BHWC + added)
         h = self.trunk.code_embed(quantiser.shrink(state.map_BHWC, group + 1))
         h = self.trunk.place(h, self.groups.starts[group + 1])
-        h, cache = self.trunk(h, state.condition_B1D, None, state.cache)
+        h, cache = self.trunk(
+            h, state.condition_B1D, None, state.cache, modulation=state.modulation
+        )
         return self.trunk.logits(h, state.condition_B1D), state._replace(cache=cache)
 
-    def _begin(self, condition: jax.Array, ids_BP: jax.Array) -> tuple[jax.Array, VARState]:
-        """Inputs of the first n + 1 scales from the ids of n, and the state before any of them."""
+    def _begin(
+        self, condition: jax.Array, ids_BP: jax.Array
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Inputs of the first n + 1 scales from the ids of n, the condition, the sum of the n."""
         quantiser = jax.lax.stop_gradient(self.quantiser)
         condition_B1D, _ = self.trunk.condition(condition)
         maps = quantiser.maps(quantiser.codebook[ids_BP])
-        c = self.config
-        shape = (c.layers, ids_BP.shape[0], 0, c.heads, c.width // c.heads)
-        empty = (jnp.zeros(shape, self.trunk.dtype),) * 2
         h = self.trunk.embed(condition_B1D, quantiser.inputs(maps))
-        return h, VARState(condition_B1D, maps[-1], empty)
+        return h, condition_B1D, maps[-1]
 
 
 def block_causal_mask(groups: Groups, length: int) -> np.ndarray:

@@ -108,7 +108,7 @@ class VARBlock(nnx.Module):
     def __call__(
         self,
         h_BSD: jax.Array,
-        condition_B1D: jax.Array,
+        modulation: list[jax.Array],
         mask: jax.Array | None,
         between_BSD: jax.Array | None,
         cache: VARCache | None,
@@ -117,12 +117,12 @@ class VARBlock(nnx.Module):
 
         Args:
           h_BSD: inputs.
-          condition_B1D: of the adaptive norms and gates.
+          modulation: what the module of this name makes of the condition.
           mask: bool, broadcast to [B, H, S, T]: which keys a query sees; None for all.
           between_BSD: added between attention and MLP, if anything.
           cache: keys and values of the earlier positions, if any.
         """
-        gate1, gate2, scale1, scale2, shift1, shift2 = self.modulation(condition_B1D)
+        gate1, gate2, scale1, scale2, shift1, shift2 = modulation
         out, cache = self.attention(adaptive_norm(h_BSD, scale1, shift1), mask, cache)
         h_BSD = h_BSD + out * gate1.astype(out.dtype)
         if between_BSD is not None:

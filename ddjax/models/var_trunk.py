@@ -100,6 +100,14 @@ class VARTrunk(nnx.Module):
         table = self.level_embed[self.levels.of_token] + self.position_embed[...]
         return (h_BSD + table[None, position : position + h_BSD.shape[1]]).astype(self.dtype)
 
+    def modulated(self, condition_B1D: jax.Array) -> list[jax.Array]:
+        """What the condition makes in all N blocks, [N, B, 1, D] each.
+
+        It is the same for all scales, and its weights are a third of a block's: made once, they
+        are not read again for every scale.
+        """
+        return jax.lax.map(lambda modulation: modulation(condition_B1D), self.blocks.modulation)
+
     def __call__(
         self,
         h_BSD: jax.Array,
@@ -107,6 +115,7 @@ class VARTrunk(nnx.Module):
         mask: jax.Array | None,
         cache: VARCache | None = None,
         between: Between | None = None,
+        modulation: list[jax.Array] | None = None,
     ) -> tuple[jax.Array, VARCache | None]:
         """Run all blocks.
 
@@ -116,18 +125,20 @@ class VARTrunk(nnx.Module):
           mask: bool [1, 1, S, S]: which keys a query sees; None for all.
           cache: keys and values of earlier positions, [N, B, T, H, K]; all of them are seen.
           between: added in every block behind the attention.
+          modulation: of all blocks, where `modulated` has made it for several calls.
 
         Returns:
           h [B, S, D] and the cache, longer by S.
         """
 
         def body(h: jax.Array, block: VARBlock, others: tuple) -> tuple:
-            layer_cache, rows_2D = others
+            layer_cache, rows_2D, vectors = others
             added = None if rows_2D is None else noise_or_data(between.is_data_BS, rows_2D)
-            return block(h, condition_B1D, mask, added, layer_cache)
+            vectors = block.modulation(condition_B1D) if vectors is None else vectors
+            return block(h, vectors, mask, added, layer_cache)
 
         rows = None if between is None else between.rows_N2D.astype(self.dtype)
-        others = (cache, rows)
+        others = (cache, rows, modulation)
         return sharding.scan_gathered(
             body, h_BSD, self.blocks, others, layout=self.layout, unroll=layers.UNROLL
         )
