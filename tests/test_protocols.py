@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from ddjax.method import codes, protocols
+from ddjax.method import codes, protocols, sampling
 from ddjax.method.guidance import Guidance, Guided
 from ddjax.models import MODELS
 from ddjax.models.classifier import Classifier, ClassifierConfig
@@ -282,6 +282,18 @@ def test_a_tokenizer_there_and_back(name):
         np.testing.assert_allclose(np.linalg.norm(model.codebook, axis=1), 1, atol=1e-6)
     back = jax.eval_shape(model.decode, model.codebook[ids])
     assert (back.shape, back.dtype) == (images.shape, jnp.float32)
+
+
+def test_large_images_are_decoded_one_after_another_on_a_cpu(monkeypatch):
+    """And are the same."""
+    model = lively(*TOKENIZERS["vq"])
+    codes_BLC = model.codebook[jax.random.randint(jax.random.key(0), (3, 9), 0, V)]
+    whole = jax.jit(model.decode)(codes_BLC)
+    seen, plain = [], VQTokenizer.decode
+    monkeypatch.setattr(sampling, "_LARGE", whole[0, ..., 0].size)
+    monkeypatch.setattr(VQTokenizer, "decode", lambda *x: seen.append(len(x[1])) or plain(*x))
+    np.testing.assert_allclose(jax.jit(sampling.decode)(model, codes_BLC), whole, atol=1e-5)
+    assert set(seen) == {1}
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)

@@ -206,13 +206,18 @@ def self_refined(
     return Drawn(*best(last))
 
 
+# Pixels of an image.
+_LARGE = 128**2
+
+
 def decode(tokenizer: Tokenizer, x_BLC: jax.Array) -> jax.Array:
     """Images [B, H, W, channels] of a device's share of code vectors.
 
-    On a CPU one after another: what the convolutions of several images at once read does not stay
-    in its caches.
+    On a CPU large ones one after another: what the convolutions of several at once read does not
+    stay in its caches.
     """
-    if not platform.is_cpu():
+    _, height, width, _ = jax.eval_shape(tokenizer.decode, x_BLC[:1]).shape
+    if height * width < _LARGE or not platform.is_cpu():
         return tokenizer.decode(x_BLC)
     return jax.lax.map(lambda x_LC: tokenizer.decode(x_LC[None])[0], x_BLC)
 
