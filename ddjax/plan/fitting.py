@@ -6,6 +6,7 @@ example a device.
 
 import bisect
 import dataclasses
+import operator
 from typing import Any
 
 from flax import nnx
@@ -50,7 +51,7 @@ def settings(
     found = {}
     for stage in planned:
         key = KEYS[stage.name]
-        values, given = _values(stage, devices), _read(config, key)
+        values, given = _values(stage, devices), operator.attrgetter(key)(config)
         if given == values[0] and stage.fits(device):
             continue
 
@@ -82,12 +83,6 @@ def _values(stage: StagePlan, devices: int) -> list[int]:
     if stage.name == "pairs":
         return [each >> i for i in range(each.bit_length())]
     return [parts for parts in range(1, each + 1) if each % parts == 0]
-
-
-def _read(section: Any, key: str) -> Any:
-    for name in key.split("."):
-        section = getattr(section, name)
-    return section
 
 
 def _with(section: Any, key: str, value: int) -> Any:

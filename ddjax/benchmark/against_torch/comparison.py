@@ -81,7 +81,9 @@ def measure_features(batches: list[int], repeats: int, compiled: bool) -> dict[s
             x = x.contiguous(memory_format=layout)
             calls[name] = functools.partial(inception.measure, inception.laid_out(w, layout), x)
         if compiled:
-            calls[COMPILED] = functools.partial(torch.compile(inception.measure), w, x)
+            calls[COMPILED] = functools.partial(
+                torch.compile(inception.measure), *calls["channels_last"].args
+            )
         rows.append(Row(FEATURES, batch, calls, same=True))
     return _timed("inception", rows, repeats)
 

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-SIDE = 299
+from ddjax.models.inception import SIDE
+
 _PARTS = {"scale": "weight", "bias": "bias", "mean": "running_mean", "variance": "running_var"}
 
 Weights = dict[str, Tensor]
