@@ -21,7 +21,7 @@ from ddjax.method.flow import Solver
 from ddjax.method.guidance import Guidance, Guided
 from ddjax.runtime import preemption, trees
 from ddjax.runtime.errors import UserError
-from ddjax.stages import distill, pair_generation, pairs
+from ddjax.stages import distill, pair_generation, pairs, registry, running
 from ddjax.storage import files, model_folder, pair_store, run_models, workdir
 from ddjax.storage.pair_store import Store
 from ddjax.training import loop
@@ -289,6 +289,27 @@ def test_a_shard_that_the_manifest_does_not_know_yet_is_made_again(made, tmp_pat
     here, there = ({path.name: path.read_bytes() for path in (root / "pairs").iterdir()}
                    for root in (tmp_path, made[1]))
     assert here == there
+
+
+def test_a_stage_that_ran_out_of_memory_goes_on_with_a_smaller_batch(made, tmp_path):
+    """Also where an earlier version has recorded the batch among the settings."""
+    config, stage = made[0], registry.STAGES["pairs"]
+    running.folder(config, tmp_path, stage).begin(plain(config))
+    pairs.run(config, tmp_path / "pairs")
+    whole = (tmp_path / "pairs" / "pairs-00002.array_record").read_bytes()
+    (tmp_path / "pairs" / "pairs-00002.array_record").unlink()
+    settings = tmp_path / "pairs" / "settings.json"
+    files.write_json(settings, files.read_json(settings, "") | {"pairs.batch": 8})
+    path = tmp_path / "pairs" / "manifest.json"
+    manifest = files.read_json_with_digest(path, "")
+    manifest["settings"]["pairs.batch"] = 8
+    files.write_json_with_digest(path, manifest)
+    smaller = dataclasses.replace(config, pairs=dataclasses.replace(config.pairs, batch=1))
+    running.run(smaller, tmp_path, stage)
+    assert (tmp_path / "pairs" / "pairs-00002.array_record").read_bytes() == whole
+    fewer = dataclasses.replace(config, pairs=dataclasses.replace(config.pairs, per_shard=4))
+    with pytest.raises(UserError, match=r"pairs\.per_shard \(there 20, now 4\); use those"):
+        running.run(fewer, tmp_path, stage)
 
 
 def test_the_map_compiles_once(made, tmp_path):

@@ -22,8 +22,10 @@ from ddjax.stages.registry import STAGES, Stage
 from ddjax.storage import files, run_models
 from ddjax.storage.workdir import Folder
 
-# Keys that change how a stage runs but not what comes out.
-_NEUTRAL = ("log_every", "checkpoint_every", "keep", "directory", "cache", "skip_at_most")
+# Keys that change how a stage runs but not what comes out, by their last word or whole.
+_NEUTRAL = (
+    "log_every", "checkpoint_every", "keep", "directory", "cache", "skip_at_most", "pairs.batch"
+)
 # A key of such a name that does.
 _DECIDES = "evaluate.keep"
 
@@ -147,7 +149,7 @@ def _flatten(tree: Any, where: str) -> Iterator[tuple[str, Any]]:
         return
     for key, value in tree.items():
         path = f"{where}.{key}"
-        if key not in _NEUTRAL or path == _DECIDES:
+        if path == _DECIDES or not {key, path} & set(_NEUTRAL):
             yield from _flatten(value, path)
 
 

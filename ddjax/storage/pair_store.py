@@ -14,6 +14,7 @@ import numpy as np
 from ddjax.data.sources import Arrays, Source
 from ddjax.runtime.errors import UserError
 from ddjax.storage import files
+from ddjax.storage.workdir import RETIRED
 
 # Bytes of pairs that a student keeps in memory; reading them one by one would be a large part of a
 # small student's step.
@@ -91,8 +92,8 @@ class Store:
         Raises:
           UserError: another teacher or other settings.
         """
-        there = self.manifest()
-        other = [key for key, value in about.items() if there.get(key) != value]
+        there, now = (_without(manifest, RETIRED) for manifest in (self.manifest(), about))
+        other = [key for key, value in now.items() if there.get(key) != value]
         if other:
             raise UserError(
                 f"{self.directory} holds pairs of another {' and '.join(other)}; use another "
@@ -224,10 +225,14 @@ class PairSource:
 
 def _kind(manifest: dict[str, Any]) -> dict[str, Any]:
     """What a manifest says of its pairs, but for how many there are."""
-    settings = {k: v for k, v in manifest["settings"].items() if k != "pairs.count"}
-    return {k: v for k, v in manifest.items() if k not in ("count", "shards")} | {
-        "settings": settings
-    }
+    kind = _without(manifest, ("pairs.count", *RETIRED))
+    return {key: value for key, value in kind.items() if key not in ("count", "shards")}
+
+
+def _without(manifest: dict[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:
+    """The manifest but for these keys of its settings."""
+    settings = {key: value for key, value in manifest["settings"].items() if key not in keys}
+    return manifest | {"settings": settings}
 
 
 def _shards_of_part(path: Path) -> dict[str, str]:

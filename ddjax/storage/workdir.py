@@ -14,6 +14,9 @@ from ddjax.runtime import hosts
 from ddjax.runtime.errors import UserError
 from ddjax.storage import files
 
+# Settings that folders of earlier versions have recorded, and that decide nothing.
+RETIRED = ("pairs.batch",)
+
 
 class Folder:
     """A folder of a workdir, which one stage of a run makes.
@@ -152,7 +155,7 @@ class Folder:
         different = [
             f"{key} (there {recorded.get(key)!r}, now {self._settings.get(key)!r})"
             for key in keys
-            if key not in ignore and recorded.get(key) != self._settings.get(key)
+            if key not in (*ignore, *RETIRED) and recorded.get(key) != self._settings.get(key)
         ]
         if different:
             ways = ["use those", "another --workdir"]
