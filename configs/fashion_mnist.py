@@ -77,6 +77,7 @@ def _raster_16() -> dict[str, Any]:
             "perceptual_net": classifier,
             "validate_every": 1000,
             "train": {"steps": 9000, "batch": 64, "learning_rate": 2e-3},
+            "score": common.SCORE,
         },
         "evaluate": {"samples": 20_000, "batch": 500, "features": classifier,
                      "methods": common.METHODS_OF_16_TOKENS},
@@ -177,6 +178,7 @@ def _var() -> dict[str, Any]:
             "perceptual": 0.0,
             "perceptual_net": classifier,
             "train": {"steps": 5000, "batch": 64, "learning_rate": 2e-3},
+            "score": common.SCORE,
         },
         "evaluate": {
             "samples": 5000, "batch": 500, "features": classifier,

@@ -9,7 +9,7 @@ random weights, frozen, whose vocabulary is made from the captions.
 
 from ml_collections import ConfigDict
 
-from ddjax.config import complete
+from ddjax.config import common, complete
 
 
 def get_config() -> ConfigDict:
@@ -52,6 +52,7 @@ def get_config() -> ConfigDict:
             "perceptual_net": classifier,
             "perceptual": 0.0,
             "train": {"steps": 3000, "batch": 32, "learning_rate": 3e-3},
+            "score": common.SCORE,
         },
         "evaluate": {
             "samples": 2400, "sets": 1, "batch": 400, "features": classifier,

@@ -30,6 +30,16 @@ METHODS_OF_16_TOKENS = (
 VQ_TRAINING = {"entropy": 0.0, "revive_every": 50, "hold_out": True}
 
 
+# Read where distill.method has "score": short beside the training of the map.
+SCORE = {
+    "train": {"steps": 800, "batch": 64, "learning_rate": 2e-4, "warmup": 20,
+              "checkpoint_every": 100},
+    "fake": {"steps": 400, "batch": 64, "learning_rate": 1e-3, "warmup": 20},
+    "fake_updates": 3,
+    "fake_rate": 5.0,
+}
+
+
 def classifier(image_size: int, classes: int, **changes: Any) -> dict[str, Any]:
     """A small classifier: its features stand where Inception's do for photographs.
 
