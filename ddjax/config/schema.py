@@ -230,8 +230,10 @@ class DistillSection:
     Attributes:
       train: how.
       perceptual_net: of the perceptual loss.
-      method: "map" (Distilled Decoding 1), "score" (from the teacher alone), or both, "map,score":
-        from a student that learnt the map.
+      start: model folder of a student to begin with, such as a converted one; by default it begins
+        with the teacher's weights. A refining student may begin with one that is not.
+      method: "map" (Distilled Decoding 1), "score" (score distillation alone), or "map,score", the
+        second on top of the first.
       score: of the method "score".
       cross_entropy: weight of this loss.
       perceptual: weight of that one.
@@ -243,6 +245,7 @@ class DistillSection:
 
     train: TrainSection
     perceptual_net: ModelSection
+    start: str = ""
     method: tuple[str, ...] = ("map",)
     score: ScoreSection | None = None
     cross_entropy: float = 1.0

@@ -12,11 +12,13 @@ from ddjax.config.schema import MAP, SCORE, Config
 from ddjax.data.conditions import Conditions
 from ddjax.evaluation import pictures
 from ddjax.method import keys
+from ddjax.method.protocols import Student, Teacher
 from ddjax.method.sampling import student_sample
 from ddjax.models import MODELS
 from ddjax.runtime import sharding
+from ddjax.runtime.errors import UserError
 from ddjax.stages import caption_features, distill_map, distill_score, held_out
-from ddjax.storage import run_models
+from ddjax.storage import model_folder, run_models
 from ddjax.training import loop, validation
 
 
@@ -29,7 +31,7 @@ def run(config: Config, directory: Path) -> str:
         "pictures": _pictures(config, conditions, tokenizer),
         "validation": held_out.validation(config, directory, teacher, tokenizer, conditions),
     }
-    first = functools.partial(MODELS[config.student.kind].from_teacher, teacher)
+    first = functools.partial(first_student, config, teacher)
     lines = []
     # The last method has the stage's own folder, and its hooks.
     if MAP in methods:
@@ -45,6 +47,30 @@ def run(config: Config, directory: Path) -> str:
             config, directory, student, teacher, tokenizer.codebook, conditions, **hooks
         ))
     return "; ".join(lines) + _validated(directory)
+
+
+def first_student(config: Config, teacher: Teacher, *, rngs: nnx.Rngs) -> Student:
+    """The student that training begins with: of the teacher's weights, or of `distill.start`'s.
+
+    Args:
+      config: of the run.
+      teacher: whose weights it has where the config names no student.
+      rngs: of the weights that the teacher does not have.
+
+    Raises:
+      UserError: that is no such student, or of other sizes.
+    """
+    student = MODELS[config.student.kind].from_teacher(teacher, rngs=rngs)
+    start = config.distill.start
+    if start:
+        kind = model_folder.read_kind(start)
+        if not isinstance(student, MODELS[kind]):
+            raise UserError(
+                f"config.distill.start: {start} holds a {kind}, must hold a {config.student.kind}"
+            )
+        begun = model_folder.load(start, kind, config.teacher.model)
+        nnx.update(student, nnx.state(begun))  # what only a refining student has stays
+    return student
 
 
 def _validated(directory: Path) -> str:

@@ -62,6 +62,9 @@ def settings(
         section = config.student_model if where == "student" else operator.attrgetter(where)(config)
         if flat.pop(key):
             flat[key] = weights(f"config.{key}", section)
+    if flat.get("distill.start"):
+        student = dataclasses.replace(config.student_model, weights=flat["distill.start"])
+        flat["distill.start"] = weights("config.distill.start", student)
     if flat.get("evaluate.clip.vocabulary"):
         path = Path(flat["evaluate.clip.vocabulary"])
         where = "config.evaluate.clip.vocabulary"
@@ -92,6 +95,8 @@ def _deciding(config: Config) -> dict[str, Any]:
         # Folders of earlier versions do not have these.
         del tree["distill"]["method"], tree["distill"]["score"]
     # Nor these.
+    if not config.distill.start:
+        del tree["distill"]["start"]
     for key in ("perceptual", "revive_every", "hold_out"):
         if not tree["tokenizer"][key]:
             del tree["tokenizer"][key]

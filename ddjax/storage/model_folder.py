@@ -182,6 +182,15 @@ def read(directory: Path | str) -> tuple[str, Any, dict[str, np.ndarray]]:
     return about["kind"], _sizes(directory, about), arrays
 
 
+def read_kind(directory: Path | str) -> str:
+    """The kind of the model in a folder, of `MODELS`; its weights unread.
+
+    Raises:
+      UserError: not there, or damaged.
+    """
+    return _read_about(model_folder(Path(directory)))["kind"]
+
+
 def read_sizes(directory: Path) -> Any:
     """The config of the model in a folder, its weights unread.
 
