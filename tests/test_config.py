@@ -170,6 +170,12 @@ def test_the_config_of_a_folder(argument, size, classes):
     config = from_dict(tree)
     assert config.teacher.model.num_classes == config.data.num_classes == classes
     assert config.tokenizer.model.image_size == size and config.groups.count == 64
+    told_apart = 4 if classes == 1 else classes  # without classes, quarter turns
+    assert config.evaluate.features.model.num_classes == told_apart
+    tree["evaluate"]["features"]["model"]["num_classes"] = 3
+    message = rf"evaluate\.features\.model\.num_classes: got 3, must be {told_apart}, "
+    with pytest.raises(UserError, match=message):
+        from_dict(tree)
 
 
 @pytest.mark.parametrize("argument", ["cats", "9,33", "9,", ",32", "-1"])

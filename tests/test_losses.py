@@ -49,6 +49,24 @@ def test_so_many_labels_are_dropped_each_image_on_its_own(dropout):
     assert (shares[0] != shares[1]) == (dropout > 0)
 
 
+def test_images_without_classes_are_told_apart_by_their_turns():
+    """By a net that sees in which corner the one bright pixel has come to lie."""
+    images = jnp.zeros((400, 4, 4, 1)).at[:, 0, 0].set(1)
+
+    def read(images):
+        corners = [images[:, row, column, 0] for row, column in ((0, 0), (3, 0), (3, 3), (0, 3))]
+        return 100 * jnp.stack(corners[:seen] + [corners[0]] * (4 - seen), axis=-1)
+
+    def accuracy():
+        batch = {"image": images, "label": jnp.zeros(400, jnp.int32)}
+        return feature_net.loss_of_turns(read, None, batch, jax.random.key(0))[1]["accuracy"]
+
+    seen = 4
+    assert accuracy() == 1
+    seen = 1  # then it says 0 of all images: a quarter, within four standard deviations
+    assert accuracy() == pytest.approx(0.25, abs=4 * np.sqrt(0.25 * 0.75 / 400))
+
+
 def test_the_classifiers_loss_by_hand():
     """Of images with noise of a standard deviation of 0.1, which the key chooses."""
     images = np.random.default_rng(0).normal(size=(5, 4, 4, 1)).astype(np.float32)

@@ -18,6 +18,7 @@ from ddjax.config.schema import (
     SCORE,
     SHAPES,
     TFDS,
+    TURNS,
     Config,
     DataSection,
     ModelSection,
@@ -193,10 +194,13 @@ def _check_conditions(c: Config) -> None:
     )
     for where, part in _models(c).items():
         ours = getattr(part.model, "num_classes", None)
-        of_images = where not in ("teacher", "tokenizer") and captions  # may classify otherwise
+        is_net = where not in ("teacher", "tokenizer")  # which may classify otherwise
+        wanted, why = classes, "as data.num_classes"
+        if is_net and classes == 1:
+            wanted, why = TURNS, "the quarter turns that nets of images without classes tell apart"
         _require(
-            ours in (None, classes) or of_images, f"{where}.model.num_classes", ours,
-            f"{classes}, as data.num_classes",
+            ours in (None, wanted) or (is_net and captions), f"{where}.model.num_classes", ours,
+            f"{wanted}, {why}",
         )
     _require(
         not c.data.captions or c.data.name == NO_DATA, "data.name", c.data.name,

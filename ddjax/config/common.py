@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from ddjax.config.schema import TURNS
+
 # Made by conversion/torch_to_flax.py --model=lpips, see docs/conversion.md.
 LPIPS = {
     "kind": "lpips",
@@ -45,11 +47,12 @@ def classifier(image_size: int, classes: int, **changes: Any) -> dict[str, Any]:
 
     Args:
       image_size: pixels a side.
-      classes: how many.
+      classes: how many; 1 for none, where the net tells quarter turns apart.
       changes: keys of the section beside `model`, or other `channels` or `image_channels`.
     """
     sizes = {"image_size": image_size, "image_channels": changes.pop("image_channels", 1),
-             "num_classes": classes, "channels": changes.pop("channels", 16)}
+             "num_classes": TURNS if classes == 1 else classes,
+             "channels": changes.pop("channels", 16)}
     return {"kind": "classifier", "model": sizes, **changes}
 
 

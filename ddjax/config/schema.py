@@ -21,6 +21,7 @@ SHAPES = "shapes"
 FOLDER = "folder"
 DATA_SETS = ("digits", "fashion_mnist", SHAPES, FOLDER, NO_DATA)
 TFDS = "tfds:"  # and the name of one of its sets
+TURNS = 4  # by a quarter each, which nets tell apart of images without classes
 CLEANERS = ("llamagen", "lower", "none")
 
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from ddjax.config import reading
-from ddjax.config.schema import Config, ModelSection
+from ddjax.config.schema import TURNS, Config, ModelSection
 from ddjax.models import MODELS
 from ddjax.stages import images, registry, running
 from ddjax.storage import model_folder, run_models
@@ -41,6 +41,21 @@ def loss(
     return jnp.mean(nll), {"accuracy": accuracy}
 
 
+def loss_of_turns(
+    model: nnx.Module, frozen: Any, batch: dict[str, jax.Array], key: jax.Array
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """As `loss`, of images without classes: which quarter turn each of them was given.
+
+    The features that tell are of what images show (arXiv 1803.07728).
+    """
+    key, turn_key = jax.random.split(key)
+    images_BHWC = batch["image"]
+    turn_B = jax.random.randint(turn_key, images_BHWC.shape[:1], 0, TURNS)
+    turned = jnp.stack([jnp.rot90(images_BHWC, turn, axes=(1, 2)) for turn in range(TURNS)])
+    seen = {"image": turned[turn_B, jnp.arange(len(turn_B))], "label": turn_B}
+    return loss(model, frozen, seen, key)
+
+
 def load(
     name: str, where: str, root: Path, folder: str, section: ModelSection, config: Config
 ) -> nnx.Module:
@@ -63,7 +78,7 @@ def load(
         directory=directory,
         kind=section.kind,
         init=lambda rngs: cls(section.model, rngs=rngs),
-        loss=loss,
+        loss=loss_of_turns if config.data.num_classes == 1 else loss,
         frozen=None,
         source=images.opened(config, root),
         seed=config.seed,

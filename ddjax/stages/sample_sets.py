@@ -73,7 +73,8 @@ class SampleSets:
     @property
     def has_labels(self) -> bool:
         """Whether the net tells apart the classes that are asked for."""
-        return self.measure.net.num_classes > 0 and self.conditions.key == "labels"
+        classes = self.conditions.count if self.conditions.key == "labels" else 0
+        return classes > 1 and self.measure.net.num_classes == classes
 
     def folder(self, way: Way, turn: int | str) -> SetFolder:
         """The folder of a set: of its number, or of `REFERENCE`."""
