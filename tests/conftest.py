@@ -39,11 +39,6 @@ LONGEST = (
 )
 
 
-def pytest_xdist_auto_num_workers():
-    """One more than cores: a third of the time a worker waits for what it has started."""
-    return os.cpu_count() + 1
-
-
 def pytest_collection_modifyitems(items):
     """The longest files first, then those with slow tests, so that no worker ends long before."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
