@@ -27,13 +27,12 @@ MARKED = 64
 def plain_numbers(scale: Axis) -> None:
     """Label a logarithmic axis by 0.2, which reads easier than 2 x 10^-1; after all is drawn."""
     low, high = scale.get_view_interval()
-    short = high < 5 * low  # where 1, 2 and 5 times powers of ten may be one label, or none
-    scale.set_major_locator(
-        ticker.MaxNLocator(6) if short else ticker.LogLocator(subs=(1, 2, 5))
-    )
-    scale.set_major_formatter("{x:g}")
-    if short:
+    if high < 5 * low:  # 1, 2 and 5 times powers of ten may be one label there, or none
+        scale.set_major_locator(ticker.MaxNLocator(6))
         scale.set_minor_locator(ticker.NullLocator())
+    else:
+        scale.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+    scale.set_major_formatter("{x:g}")
     scale.set_minor_formatter(ticker.NullFormatter())
 
 

@@ -20,12 +20,10 @@ from ddjax.runtime import compilation, hosts, sharding
 from ddjax.stages import registry
 from ddjax.stages.registry import STAGES, Stage
 from ddjax.storage import files, run_models
-from ddjax.storage.workdir import Folder
+from ddjax.storage.workdir import RETIRED, Folder
 
-# Keys that change how a stage runs but not what comes out, by their last word or whole.
-_NEUTRAL = (
-    "log_every", "checkpoint_every", "keep", "directory", "cache", "skip_at_most", "pairs.batch"
-)
+# Keys that change how a stage runs but not what comes out, beside those of `RETIRED`.
+_NEUTRAL = ("log_every", "checkpoint_every", "keep", "directory", "cache", "skip_at_most")
 # A key of such a name that does.
 _DECIDES = "evaluate.keep"
 
@@ -154,7 +152,7 @@ def _flatten(tree: Any, where: str) -> Iterator[tuple[str, Any]]:
         return
     for key, value in tree.items():
         path = f"{where}.{key}"
-        if path == _DECIDES or not {key, path} & set(_NEUTRAL):
+        if path == _DECIDES or (key not in _NEUTRAL and path not in RETIRED):
             yield from _flatten(value, path)
 
 

@@ -14,7 +14,7 @@ from ddjax.runtime import hosts
 from ddjax.runtime.errors import UserError
 from ddjax.storage import files
 
-# Settings that folders of earlier versions have recorded, and that decide nothing.
+# Settings that decide nothing, though folders of earlier versions have recorded them.
 RETIRED = ("pairs.batch",)
 
 
